@@ -1,0 +1,29 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.installed  ## set up and run the main job, on the virtual Orin where no board is at hand
+	$(BIN)/orin demo
+
+test: $(VENV)/.installed lint  ## every test that needs no hardware
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## every benchmark, quick
+	$(BIN)/python -m pip install -q -e '.[bench]'
+	for file in pipeline fidelity; do $(BIN)/python benchmarks/$$file.py --quick; done
+
+$(VENV)/.installed: setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "orin-toolkit needs Python 3.10 or later, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Power: tegrastats, rails and modes of each board, energy over a window. Knows no networks."""

@@ -1,0 +1,213 @@
+"""Sources of tegrastats readings: the running program, and a log that it wrote earlier."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from power.errors import PowerError
+from power.reading import Reading, parse_line, parse_log
+
+_TERMINATE_S = 2.0  # how long the child may take to end before it is killed
+_POLL_S = 0.02
+
+
+class Tegrastats:
+    """A running tegrastats: each reading is stamped with `time.monotonic_ns` on arrival.
+
+    `on_line` gets stamp and text of each raw line, on the reader's thread. A child that ends by itself, prints no
+    reading for `silence_s` (nothing, or nothing that can be read) is a failure, which `check` and `stop` raise; lines
+    in between that are no readings are counted as `garbled`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str] = ("tegrastats", "--interval", "100"),
+        on_line: Callable[[int, str], None] | None = None,
+        silence_s: float = 5.0,
+    ) -> None:
+        self.name = " ".join(command)
+        self.garbled = 0
+        self._command = tuple(command)
+        self._on_line = on_line
+        self._silence_s = silence_s
+        self._readings: list[tuple[int, Reading]] = []
+        self._last_ns = 0
+        self._last_garbled = ""
+        self._failure: str | None = None
+        self._child: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the child and wait for its first reading; PowerError where none comes."""
+        self._stderr: IO[str] = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - outlives this method
+        self._last_ns = time.monotonic_ns()
+        try:
+            # A session of its own: Ctrl-C must reach the program that measures, not its sensor.
+            self._child = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise PowerError(_cannot_start(self._command[0], error)) from None
+        self._reader = threading.Thread(target=self._read, args=(self._child.stdout,), name="tegrastats", daemon=True)
+        self._reader.start()
+        try:
+            while not self._readings:
+                self.check()
+                time.sleep(_POLL_S)
+        except BaseException:
+            self._end(self._child, self._reader)
+            raise
+
+    def stop(self) -> None:
+        """End the child, join the reader, and raise what went wrong, if anything did."""
+        if self._child is None or self._reader is None:
+            return
+        failure = self.failure()
+        self._end(self._child, self._reader)
+        if failure is not None:
+            raise PowerError(failure)
+
+    def readings(self) -> list[tuple[int, Reading]]:
+        """Return a snapshot of all readings and their stamps, oldest first."""
+        return list(self._readings)
+
+    def failure(self) -> str | None:
+        """Return what is wrong with the source, in one line; None while all is well."""
+        if self._failure is None and self._child is not None:
+            self._failure = self._ended(self._child) or self._silent(time.monotonic_ns())
+        return self._failure
+
+    def check(self) -> None:
+        """Raise PowerError if the source has failed."""
+        failure = self.failure()
+        if failure is not None:
+            raise PowerError(failure)
+
+    def __enter__(self) -> Tegrastats:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            self.stop()
+        except PowerError:
+            if kind is None:  # else the error that is under way says more
+                raise
+
+    def _read(self, lines: IO[str]) -> None:
+        try:
+            for line in lines:
+                self._take(time.monotonic_ns(), line.rstrip("\n"))
+        except Exception as error:  # whatever `on_line` raises must reach the caller's thread
+            self._failure = f"{self.name}: its lines cannot be taken: {error}"
+
+    def _take(self, stamp_ns: int, line: str) -> None:
+        if self._on_line is not None:
+            self._on_line(stamp_ns, line)
+        reading = parse_line(line)
+        if reading is None:
+            self.garbled += 1
+            self._last_garbled = line
+            return
+        self._failure = self._failure or self._silent(stamp_ns)
+        self._last_ns = stamp_ns
+        self._readings.append((stamp_ns, reading))
+
+    def _ended(self, child: subprocess.Popen[str]) -> str | None:
+        code = child.poll()
+        if code is None:
+            return None
+        return f"{self.name} ended by itself with exit code {code}: {self._last_stderr()}"
+
+    def _silent(self, now_ns: int) -> str | None:
+        silence_s = (now_ns - self._last_ns) / 1e9
+        if silence_s < self._silence_s:
+            return None
+        if self.garbled and not self._readings:
+            last = repr(self._last_garbled)
+            return f"{self.name} printed {self.garbled} lines, none of them a reading of tegrastats; last: {last}"
+        return f"{self.name} printed no reading for {silence_s:.1f} s, expected one every interval: is it hung?"
+
+    def _last_stderr(self) -> str:
+        self._stderr.seek(0)
+        lines = self._stderr.read().split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it printed no error")
+
+    def _end(self, child: subprocess.Popen[str], reader: threading.Thread) -> None:
+        child.terminate()
+        try:
+            child.wait(_TERMINATE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        self._child = None
+        reader.join(_TERMINATE_S)
+        if child.stdout is not None and not reader.is_alive():
+            child.stdout.close()
+        self._stderr.close()
+
+
+def _cannot_start(program: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{program!r} is not on this machine: it comes with JetPack; without a Jetson use the virtual board"
+    return f"{program!r} cannot be started: {error.strerror}; check its rights, or name another program"
+
+
+class RecordedLog:
+    """A log of tegrastats as a source: stamped by the log's own timestamps, or by the interval of its lines."""
+
+    def __init__(self, path: Path, interval_ms: float | None = None) -> None:
+        self.name = str(path)
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise PowerError(f"log {path} cannot be read: {error.strerror}") from None
+        found = list(parse_log(lines))
+        records = [(number, reading) for number, reading in found if reading is not None]
+        if not records:
+            raise PowerError(f"log {path} holds {len(lines)} lines, none of them a reading of tegrastats")
+        self.skipped = len(found) - len(records)
+        stamps_ns = self._timestamps_ns(records) if interval_ms is None else _regular_ns(len(records), interval_ms)
+        self._readings = [(stamp_ns, reading) for stamp_ns, (_, reading) in zip(stamps_ns, records, strict=True)]
+
+    def readings(self) -> list[tuple[int, Reading]]:
+        """Return all readings, oldest first, with nanoseconds since the first."""
+        return list(self._readings)
+
+    def check(self) -> None:
+        """Do nothing: a log that could be read has nothing more to go wrong."""
+
+    def _timestamps_ns(self, records: list[tuple[int, Reading]]) -> list[int]:
+        moments: list[datetime] = []
+        for number, reading in records:
+            if reading.timestamp is None:
+                raise PowerError(f"log {self.name}, line {number}: no timestamp, so give the interval of its lines")
+            moment = datetime.fromisoformat(reading.timestamp)
+            if moments and moment <= moments[-1]:
+                raise PowerError(
+                    f"log {self.name}, line {number}: timestamp {reading.timestamp} is not after the one before it, "
+                    "so give the interval of its lines"
+                )
+            moments.append(moment)
+        return [int((moment - moments[0]).total_seconds()) * 1_000_000_000 for moment in moments]
+
+
+def _regular_ns(count: int, interval_ms: float) -> list[int]:
+    if interval_ms <= 0:
+        raise PowerError(f"interval of {interval_ms:g} ms between the lines of a log, expected a positive number")
+    return [round(index * interval_ms * 1e6) for index in range(count)]

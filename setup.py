@@ -1,0 +1,55 @@
+"""Packaging of orin-toolkit: five packages, nothing else."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+PACKAGES = [
+    "calibration",
+    "dla",
+    "engines",
+    "engines.zoo",
+    "orin",
+    "orin.cli",
+    "orin.report",
+    "orin.virtual",
+    "power",
+]
+
+# Every base dependency has an aarch64 wheel, or an sdist that compiles on the board (LoadGen);
+# benchmarks/resolve_aarch64.py shows it. TensorRT comes from apt on a Jetson, never from pip.
+BASE = [
+    "numpy>=1.26",
+    "onnx>=1.16",
+    "onnxruntime>=1.18",
+    "opencv-python-headless>=4.9",
+    "pyyaml>=6",
+    "mlcommons-loadgen>=5.1",
+    "matplotlib>=3.8",
+    "jinja2>=3.1",
+    "rich>=13",
+]
+
+DEMO = ["scikit-image>=0.22"]  # its wheel carries the photographs of `orin demo`
+
+EXTRAS = {
+    "jetson": ["pycuda>=2024.1", "jetson-stats>=4.3"],
+    "demo": DEMO,
+    "dev": [*DEMO, "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
+    "bench": ["scipy>=1.11"],
+}
+
+setup(
+    name="orin-toolkit",
+    version="0.1.0",
+    description="Deploy networks on NVIDIA Jetson AGX Orin: GPU + 2 DLA at once, measured, tuned, simulated",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    package_data={"orin.report": ["*.html.j2"], "orin.virtual": ["*.yaml"]},
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["orin = orin.cli.main:main"]},
+)

@@ -1,0 +1,179 @@
+"""The child process and its faults, by small programs that behave like a good or a bad tegrastats; recorded logs."""
+
+import sys
+import time
+
+import pytest
+
+from power.boards import AGX_ORIN_64GB
+from power.errors import PowerError
+from power.meter import Meter
+from power.tegrastats import RecordedLog, Tegrastats
+
+PRELUDE = """
+import os, signal, sys, time
+def line(mw=1000):
+    print(f"RAM 1/2MB VDD_GPU_SOC {mw}mW/{mw}mW VDD_CPU_CV 500mW/500mW VIN_SYS_5V0 700mW/700mW", flush=True)
+"""
+FOREVER = "\nwhile True:\n    line()\n    time.sleep(0.01)"
+
+
+def program(body):
+    return [sys.executable, "-S", "-c", PRELUDE + body]
+
+
+def wait_for(condition, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_readings_are_stamped_on_arrival_and_raw_lines_handed_on():
+    raw = []
+    begin_ns = time.monotonic_ns()
+    with Tegrastats(program(FOREVER), on_line=lambda stamp_ns, text: raw.append((stamp_ns, text))) as source:
+        wait_for(lambda: len(source.readings()) >= 5)
+        source.check()
+    stamps = [stamp_ns for stamp_ns, _ in source.readings()]
+    assert begin_ns < stamps[0] and stamps == sorted(stamps) and stamps[-1] < time.monotonic_ns()
+    assert stamps == [stamp_ns for stamp_ns, _ in raw]
+    assert raw[0][1].startswith("RAM 1/2MB") and "\n" not in raw[0][1]
+    assert source.garbled == 0 and source.failure() is None
+
+
+def test_a_meter_reads_from_it():
+    with Tegrastats(program(FOREVER.replace("0.01", "0.05"))) as source:
+        wait_for(lambda: len(source.readings()) >= 10)
+        meter = Meter(AGX_ORIN_64GB, source)
+        samples = meter.samples
+        energy = meter.energy(samples[0].monotonic_ns, samples[9].monotonic_ns)
+    assert energy.module_w.value == pytest.approx(2.2) and energy.samples == 10
+
+
+def test_stop_ends_the_child_and_can_be_called_twice():
+    source = Tegrastats(program("print('pid', os.getpid(), flush=True)" + FOREVER))
+    source.start()
+    source.stop()
+    source.stop()
+    count = len(source.readings())
+    time.sleep(0.05)
+    assert len(source.readings()) == count and source.garbled == 1
+
+
+def test_a_missing_program_says_what_to_do():
+    with pytest.raises(PowerError, match="'no-such-tegrastats' is not on this machine: it comes with JetPack"):
+        Tegrastats(["no-such-tegrastats"]).start()
+
+
+def test_a_program_without_rights_says_so(tmp_path):
+    script = tmp_path / "tegrastats"
+    script.write_text("#!/bin/sh\n")
+    with pytest.raises(PowerError, match="cannot be started: Permission denied"):
+        Tegrastats([str(script)]).start()
+
+
+def test_a_child_that_dies_at_once_gives_its_last_words():
+    body = "print('one\\ntwo: no rights\\n', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(PowerError, match="ended by itself with exit code 3: two: no rights"):
+        Tegrastats(program(body)).start()
+
+
+def test_a_child_that_is_killed_is_seen_early_and_raised_at_the_end():
+    body = "for _ in range(5): line()\ntime.sleep(0.1); os.kill(os.getpid(), signal.SIGKILL)"
+    seen = []
+    with pytest.raises(PowerError, match="exit code -9: it printed no error"), Tegrastats(program(body)) as source:
+        wait_for(lambda: source.failure() is not None)
+        seen.append(source.failure())
+    assert "ended by itself" in seen[0] and len(source.readings()) == 5
+
+
+def test_the_error_of_the_body_is_not_hidden_by_the_childs():
+    with pytest.raises(ZeroDivisionError), Tegrastats(program("line()")) as source:
+        wait_for(lambda: source.failure() is not None)
+        1 / 0  # noqa: B018
+
+
+def test_silence_from_the_start_is_an_error():
+    with pytest.raises(PowerError, match="printed no reading for [0-9.]+ s, expected one every interval"):
+        Tegrastats(program("time.sleep(60)"), silence_s=0.3).start()
+
+
+def test_silence_in_between_is_an_error_even_if_lines_come_back():
+    body = "line(); time.sleep(0.8)" + FOREVER
+    with pytest.raises(PowerError, match="printed no reading for"), Tegrastats(program(body), silence_s=0.4) as source:
+        wait_for(lambda: len(source.readings()) > 5)
+
+
+def test_garbage_alone_is_an_error_that_shows_the_last_line():
+    body = "while True:\n    print('Unknown command: --interval', flush=True)\n    time.sleep(0.05)"
+    with pytest.raises(PowerError, match="none of them a reading of tegrastats; last: 'Unknown command: --interval'"):
+        Tegrastats(program(body), silence_s=0.3).start()
+
+
+def test_garbled_lines_are_counted():
+    body = "line(); print('^C', flush=True); os.write(1, b'\\xff\\xfe\\n'); line(); time.sleep(60)"
+    with Tegrastats(program(body)) as source:
+        wait_for(lambda: len(source.readings()) == 2)
+    assert source.garbled == 2
+
+
+def test_an_error_of_the_line_callback_reaches_the_caller():
+    def full_disk(stamp_ns, text):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(PowerError, match="No space left on device"):
+        Tegrastats(program(FOREVER), on_line=full_disk).start()
+
+
+def test_a_child_that_ignores_the_request_is_killed(monkeypatch):
+    monkeypatch.setattr("power.tegrastats._TERMINATE_S", 0.2)
+    with Tegrastats(program("signal.signal(signal.SIGTERM, signal.SIG_IGN)" + FOREVER)) as source:
+        pass
+    count = len(source.readings())
+    time.sleep(0.05)
+    assert len(source.readings()) == count
+
+
+def log(tmp_path, *lines):
+    path = tmp_path / "tegrastats.log"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def stamped(second, mw):
+    rails = f"VDD_GPU_SOC {mw}mW/1mW VDD_CPU_CV 0mW/0mW VIN_SYS_5V0 0mW/0mW"
+    return f"01-02-2026 10:00:{second:02} RAM 1/2MB {rails}"
+
+
+def test_a_log_is_stamped_by_its_own_timestamps(tmp_path):
+    source = RecordedLog(log(tmp_path, stamped(0, 1000), "^C", stamped(1, 3000), stamped(3, 3000)))
+    assert [stamp_ns for stamp_ns, _ in source.readings()] == [0, 1_000_000_000, 3_000_000_000]
+    assert source.skipped == 1
+    energy = Meter(AGX_ORIN_64GB, source).energy(0, 3_000_000_000, edge_term=False)
+    assert energy.module_j.value == pytest.approx(2 + 6)
+
+
+def test_a_log_is_stamped_by_an_interval(tmp_path):
+    source = RecordedLog(log(tmp_path, "RAM 1/2MB", "RAM 1/2MB", "RAM 1/2MB"), interval_ms=0.5)
+    assert [stamp_ns for stamp_ns, _ in source.readings()] == [0, 500_000, 1_000_000]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["RAM 1/2MB"], "line 1: no timestamp, so give the interval"),
+        ([stamped(5, 1), "^C", stamped(5, 1)], "line 3: timestamp 2026-01-02T10:00:05 is not after the one before it"),
+        (["^C", "noise"], "holds 2 lines, none of them a reading"),
+    ],
+)
+def test_a_log_without_usable_times_says_what_to_do(tmp_path, lines, message):
+    with pytest.raises(PowerError, match=message):
+        RecordedLog(log(tmp_path, *lines))
+
+
+def test_bad_arguments_of_a_log_are_one_clear_error(tmp_path):
+    with pytest.raises(PowerError, match="cannot be read: No such file"):
+        RecordedLog(tmp_path / "missing.log")
+    with pytest.raises(PowerError, match="interval of -1 ms"):
+        RecordedLog(log(tmp_path, "RAM 1/2MB"), interval_ms=-1)
