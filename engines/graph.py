@@ -1,0 +1,221 @@
+"""A network as the toolkit sees it: layers with shapes, multiply-accumulates and bytes; no weights loaded."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.engine import Workload
+from engines.errors import EngineError
+from engines.onnx_model import load_model, model_inputs, opset_of, shape_of, without_weights
+
+if TYPE_CHECKING:
+    import onnx
+
+MIN_OPSET = 11
+UNKNOWN = "unknown"  # dtype of a tensor whose shape nothing says: what a custom operator makes
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's name, static shape (batch axis first) and ONNX element type, e.g. "float32"."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One ONNX node: `inputs` and `outputs` name activations, `weights` name initializers, both in the node's order.
+
+    `attributes` holds the node's plain attributes (ints, floats, strings, tuples of them); `macs` counts
+    multiply-accumulates of convolution, transposed convolution, Gemm and MatMul, for the whole batch.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    macs: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network with static shapes: `tensors` holds every activation and weight by name."""
+
+    name: str
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def workload(self) -> Workload:
+        """What one sample of this graph asks of an accelerator, at one byte an element."""
+        batch = self.tensors[self.inputs[0]].shape[0]
+        reads = Counter(name for layer in self.layers for name in layer.inputs)
+        weights = {name for layer in self.layers for name in layer.weights}
+        made = {name for layer in self.layers if layer.inputs for name in layer.outputs}
+        moved = sum((1 + reads[name]) * self.tensors[name].elements for name in made.union(self.inputs))
+        return Workload(
+            macs=sum(layer.macs for layer in self.layers) // batch,
+            weight_bytes=sum(self.tensors[name].elements for name in weights),
+            activation_bytes=moved // batch,
+        )
+
+
+def read_graph(source: Path | onnx.ModelProto, name: str | None = None) -> Graph:
+    """Read a static-shape ONNX network (a file, or a model in memory), opset 11 or later; weights are not loaded.
+
+    Initializers and the outputs of Constant nodes are weights. A tensor that a custom operator makes has dtype
+    "unknown" and shape (). EngineError where the file, its opset or the shape of an input cannot be used.
+    """
+    model = load_model(source, external_data=False) if isinstance(source, Path) else source
+    name = name or (source.stem if isinstance(source, Path) else model.graph.name or "network")
+    _check(model, name)
+    return _graph(_inferred(without_weights(model), name), name)
+
+
+def _check(model: onnx.ModelProto, name: str) -> None:
+    opset = opset_of(model)
+    if opset < MIN_OPSET:
+        raise EngineError(f"{name} has opset {opset}, expected {MIN_OPSET} or later; export it again with opset 13")
+    if not model.graph.node:
+        raise EngineError(f"{name} holds no layers, expected an ONNX network")
+    values = model_inputs(model)
+    if not values:
+        raise EngineError(f"{name} has no input, expected one at least")
+    for value in values:
+        _check_input(value, name)
+
+
+def _check_input(value: onnx.ValueInfoProto, name: str) -> None:
+    shape = shape_of(value)
+    if shape is None:
+        raise EngineError(f"{name}: input {value.name!r} has no shape; give it a static one")
+    if not shape:
+        raise EngineError(f"{name}: input {value.name!r} is a scalar, expected a batch axis first; export it again")
+    if None in shape:
+        dims = value.type.tensor_type.shape.dim
+        seen = ",".join(str(dim.dim_value) if dim.dim_value > 0 else dim.dim_param or "?" for dim in dims)
+        raise EngineError(f"{name}: input {value.name!r} has shape [{seen}], which is dynamic; give it a static one")
+
+
+def _inferred(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
+        raise EngineError(f"{name}: ONNX shape inference refuses the network: {' '.join(str(error).split())}") from None
+
+
+def _graph(model: onnx.ModelProto, name: str) -> Graph:
+    tensors = _tensors(model.graph)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants.update(output for node in model.graph.node if node.op_type == "Constant" for output in node.output)
+    names = _layer_names(model.graph.node)
+    return Graph(
+        name=name,
+        opset=opset_of(model),
+        inputs=tuple(value.name for value in model_inputs(model)),
+        outputs=tuple(value.name for value in model.graph.output),
+        layers=tuple(_layer(node, names[i], tensors, constants) for i, node in enumerate(model.graph.node)),
+        tensors=tensors,
+    )
+
+
+def _tensors(graph: onnx.GraphProto) -> dict[str, Tensor]:
+    tensors = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensors[value.name] = _tensor(value.name, shape_of(value), value.type.tensor_type.elem_type)
+    for initializer in graph.initializer:
+        tensors[initializer.name] = _tensor(initializer.name, tuple(initializer.dims), initializer.data_type)
+    for node in graph.node:
+        for name in filter(None, node.output):
+            tensors.setdefault(name, Tensor(name, (), UNKNOWN))
+    return tensors
+
+
+def _tensor(name: str, shape: tuple[int | None, ...] | None, data_type: int) -> Tensor:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    static = tuple(dim for dim in shape or () if dim is not None)
+    if shape is None or len(static) != len(shape) or data_type == 0:
+        return Tensor(name, (), UNKNOWN)
+    return Tensor(name, static, str(tensor_dtype_to_np_dtype(data_type).name))
+
+
+def _layer_names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    """Return one unique name a node: its own, or operator and position where it has none or shares it."""
+    counts = Counter(node.name for node in nodes)
+    return [
+        node.name if node.name and counts[node.name] == 1 else f"{node.name or node.op_type}_{index}"
+        for index, node in enumerate(nodes)
+    ]
+
+
+def _layer(node: onnx.NodeProto, name: str, tensors: Mapping[str, Tensor], constants: set[str]) -> Layer:
+    read = [tensor for tensor in node.input if tensor]
+    outputs = tuple(tensor for tensor in node.output if tensor)
+    missing = [tensor for tensor in read if tensor not in tensors]
+    if missing:
+        raise EngineError(f"layer {name!r} reads {missing[0]!r}, which nothing makes; export the network again")
+    attributes = _attributes(node)
+    return Layer(
+        name=name,
+        op=node.op_type,
+        inputs=tuple(tensor for tensor in read if tensor not in constants),
+        weights=tuple(tensor for tensor in read if tensor in constants),
+        outputs=outputs,
+        attributes=attributes,
+        macs=_macs(node.op_type, [tensors[tensor] for tensor in (*read[:2], *outputs[:1])], attributes),
+    )
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    from onnx.helper import get_attribute_value
+
+    plain = {}
+    for attribute in node.attribute:
+        value = get_attribute_value(attribute)
+        if isinstance(value, (int, float, bytes)):
+            plain[attribute.name] = _text(value)
+        elif attribute.ints or attribute.floats or attribute.strings:
+            plain[attribute.name] = tuple(map(_text, value))
+    return plain
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+# Multiply-accumulates from first operand, second operand, result and attributes.
+_MACS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Mapping[str, Any]], int]] = {
+    "Conv": lambda _, weight, out, __: math.prod(weight.shape[1:]) * out.elements,
+    "ConvTranspose": lambda x, weight, _, __: math.prod(weight.shape[1:]) * x.elements,
+    "Gemm": lambda a, _, out, attributes: a.shape[0 if attributes.get("transA") else 1] * out.elements,
+    "MatMul": lambda a, _, out, __: a.shape[-1] * out.elements,
+}
+
+
+def _macs(op: str, operands: Sequence[Tensor], attributes: Mapping[str, Any]) -> int:
+    if op not in _MACS or len(operands) != 3 or any(tensor.dtype == UNKNOWN for tensor in operands):
+        return 0
+    first, second, result = operands
+    return _MACS[op](first, second, result, attributes)
