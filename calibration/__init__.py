@@ -1,0 +1,1 @@
+"""INT8 calibration: photos in, dynamic ranges and TensorRT calibration caches out."""

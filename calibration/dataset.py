@@ -1,0 +1,217 @@
+"""A folder of photos as samples: INT8 for the accelerators, float32 batches for calibration."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from calibration.errors import CalibrationError
+from engines.errors import EngineError
+from engines.preprocess import Preprocess, prepare, quantise, read_image
+from engines.spec import INT8_MAX
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+MIN_SIDE_SHARE = 0.5  # of a photo's shorter side, the least that a random crop takes
+DRAWS_PER_CROP = 100
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be used, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Samples as int8 [N,C,H,W], where each came from (`photo.jpg`, crops after the first `photo.jpg#1` on), and
+    the images that were skipped."""
+
+    samples: np.ndarray
+    sources: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A square of a photo, in pixels, mirrored or not."""
+
+    top: int
+    left: int
+    side: int
+    mirrored: bool
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """Return the window of an image [H,W,3], contiguous."""
+        square = image[self.top : self.top + self.side, self.left : self.left + self.side]
+        return np.ascontiguousarray(square[:, ::-1] if self.mirrored else square)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the JPEG and PNG files under a folder, sorted; CalibrationError where there is none."""
+    if not folder.is_dir():
+        raise CalibrationError(f"image folder {folder} is not a folder, expected one that holds JPEG or PNG files")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise CalibrationError(f"image folder {folder} holds no {', '.join(SUFFIXES)} file; name a folder of photos")
+    return files
+
+
+def prepare_images(
+    paths: Sequence[Path],
+    preprocess: Preprocess,
+    crops: int = 1,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Read, crop, normalise and quantise photos in parallel; the result does not depend on `workers`.
+
+    The first crop of a photo is the network's own centre crop; further ones are seeded random squares, mirrored or
+    not, none twice. `progress` is called with the images done and their number. CalibrationError where no image
+    can be used.
+    """
+    skipped: list[Skipped] = []
+    sources: list[str] = []
+    samples = np.empty((0,), np.int8)
+    results = _prepared(paths, lambda crop: _int8(crop, preprocess), _Crops(crops, seed), workers)
+    for done, result in enumerate(results, start=1):
+        if isinstance(result, Skipped):
+            skipped.append(result)
+        else:
+            if not sources:
+                samples = np.empty((len(paths) * crops, *result[0].shape), np.int8)
+            for index, sample in enumerate(result):
+                samples[len(sources)] = sample
+                sources.append(f"{paths[done - 1]}#{index}" if index else str(paths[done - 1]))
+        if progress is not None:
+            progress(done, len(paths))
+    _check_some(len(sources), skipped)
+    return Prepared(samples[: len(sources)], tuple(sources), tuple(skipped))
+
+
+@dataclass
+class FloatBatches:
+    """Float32 batches [B,C,H,W] of photos, read while they are iterated over: memory does not grow with their number.
+
+    Crops are those of `prepare_images`, all of a photo's in a row; the last batch may be smaller. After a pass
+    `skipped` holds the images that could not be used. CalibrationError where none can.
+    """
+
+    paths: Sequence[Path]
+    preprocess: Preprocess
+    batch: int = 16
+    crops: int = 1
+    seed: int = 0
+    skipped: list[Skipped] = field(default_factory=list, init=False)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        self.skipped = []
+        waiting: list[np.ndarray] = []
+        count = 0
+        crops = _Crops(self.crops, self.seed)
+        for result in _prepared(self.paths, lambda crop: prepare(crop, self.preprocess), crops, workers=None):
+            if isinstance(result, Skipped):
+                self.skipped.append(result)
+                continue
+            count += len(result)
+            waiting.extend(result)
+            while len(waiting) >= self.batch:
+                yield np.stack(waiting[: self.batch])
+                del waiting[: self.batch]
+        if waiting:
+            yield np.stack(waiting)
+        _check_some(count, self.skipped)
+
+
+def dequantised_batches(samples: np.ndarray, amax: float, batch: int = 16) -> Iterator[np.ndarray]:
+    """Yield INT8 samples [N,C,H,W] as the float32 batches that an INT8 network sees at its input."""
+    scale = np.float32(amax / INT8_MAX)
+    for begin in range(0, len(samples), batch):
+        yield samples[begin : begin + batch].astype(np.float32) * scale
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """How many crops of each photo, and the seed of those after the first."""
+
+    count: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise CalibrationError(f"{self.count} crops a photo are asked for, expected one at least")
+
+    def of(self, image: np.ndarray, index: int) -> list[np.ndarray]:
+        """Return the image itself, then the random windows of the photo at `index`."""
+        rng = np.random.default_rng((self.seed, index))
+        windows: dict[_Window, None] = {}
+        draws = 0
+        while len(windows) < self.count - 1:
+            windows[_window(image.shape[0], image.shape[1], rng)] = None
+            draws += 1
+            if draws > DRAWS_PER_CROP * self.count:
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                raise CalibrationError(f"{size} pixels are too few for {self.count} distinct crops; ask for fewer")
+        return [image, *(window.cut(image) for window in windows)]
+
+
+def _window(height: int, width: int, rng: np.random.Generator) -> _Window:
+    short = min(height, width)
+    side = int(rng.integers(max(1, round(short * MIN_SIDE_SHARE)), short, endpoint=True))
+    top = int(rng.integers(0, height - side, endpoint=True))
+    left = int(rng.integers(0, width - side, endpoint=True))
+    return _Window(top, left, side, bool(rng.integers(2)))
+
+
+def _int8(crop: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    return quantise(prepare(crop, preprocess), preprocess.amax)
+
+
+def _prepared(
+    paths: Sequence[Path], make: Callable[[np.ndarray], np.ndarray], crops: _Crops, workers: int | None
+) -> Iterator[list[np.ndarray] | Skipped]:
+    """Yield what `make` makes of the crops of each photo, in order; at most two photos a worker are in flight."""
+    workers = workers or os.cpu_count() or 1
+
+    def prepared(index: int) -> list[np.ndarray] | Skipped:
+        try:
+            return [make(crop) for crop in crops.of(read_image(paths[index]), index)]
+        except (EngineError, CalibrationError) as error:
+            return Skipped(str(paths[index]), str(error))
+
+    with _one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
+        flying: deque[Future[list[np.ndarray] | Skipped]] = deque()
+        for index in range(len(paths)):
+            flying.append(pool.submit(prepared, index))
+            if len(flying) > 2 * workers:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV from starting threads of its own inside each worker; restore its setting after."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _check_some(usable: int, skipped: Sequence[Skipped]) -> None:
+    if not usable:
+        first = f"; the first: {skipped[0].source}: {skipped[0].reason}" if skipped else ""
+        raise CalibrationError(f"none of {len(skipped)} images can be used{first}; name a folder of photos")
