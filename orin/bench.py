@@ -1,0 +1,229 @@
+"""One benchmark run: engines and photos in, LoadGen over the pipeline, a record out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orin.board import Board
+from orin.build import Built, Desk, build_engines
+from orin.errors import OrinError
+from orin.loadgen import LoadgenResult, SampleLibrary, run_loadgen
+from orin.pipeline import Pipeline
+from orin.plan import Plan
+from orin.predict import predict_plan
+from orin.record import Recorder, RunRecord, load_record
+from orin.scenario import MULTISTREAM_SAMPLES, ScenarioSettings, settings_from_probe
+from orin.soc import Clocks
+from orin.virtual.predict import Options
+
+if TYPE_CHECKING:
+    from calibration.dataset import Prepared
+    from power.meter import Energy, Meter
+
+MIN_SAMPLES = 256  # distinct samples made from few photos, by crops
+IDLE_S = 3.0
+IDLE_SETTLE_S = 1.3  # three time constants of the sensor's filter
+PACKAGES = ("numpy", "onnx", "onnxruntime", "mlcommons-loadgen", "opencv-python-headless", "tensorrt", "pycuda")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What to run beside the plan: scenario, seconds, where records go; `server_qps` for Server alone."""
+
+    scenario: str = "offline"
+    seconds: float = 10.0
+    runs: Path = Path("runs")
+    accuracy: bool = False
+    server_qps: float | None = None
+    idle_s: float = IDLE_S
+
+
+def prepare_samples(desk: Desk, built: Built, at_least: int = MIN_SAMPLES) -> Prepared:
+    """Pre-process the photos to INT8 samples; few photos give several crops each."""
+    from calibration.dataset import prepare_images
+    from engines.preprocess import PREPROCESS
+
+    preprocess = PREPROCESS[built.network.preprocess]
+    crops = max(1, -(-at_least // len(desk.photos)))
+
+    def progress(done: int, total: int) -> None:
+        desk.progress("photos", done, total)
+
+    prepared = prepare_images(list(desk.photos), preprocess, crops=crops, progress=progress)
+    for skipped in prepared.skipped:
+        desk.say(f"skipped {skipped.source}: {skipped.reason}")
+    return prepared
+
+
+def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
+    """Run a plan under LoadGen on a board and return the record; OrinError names what failed."""
+    options.runs.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before anything is built
+    built = build_engines(plan, desk)
+    prepared = prepare_samples(desk, built, max(MIN_SAMPLES, plan.gpu_batch))
+    count = loaded_samples(plan, built, len(prepared.samples))
+    desk.say(_headline(plan, board, options))
+    with Recorder(options.runs, _before(plan, board, built, prepared, options)) as recorder:
+        with (
+            board.meter(recorder.power_line) as meter,
+            Pipeline(plan, board, built.engines, capacity=count + MULTISTREAM_SAMPLES) as pipeline,
+        ):
+            library = SampleLibrary(pipeline, prepared.samples, count)
+            recorder.values["clocks"] = asdict(pipeline.clocks)
+            recorder.values["prediction"] = _prediction(plan, board, pipeline.clocks, options)
+            recorder.values["memory"] = {"kind": plan.memory, "layouts": pipeline.samples.layouts}
+            idle = _idle(options.idle_s)
+            library.load(range(count))
+            settings = _settings(pipeline, options, count)
+            recorder.values["settings"] = asdict(settings)
+            copied = pipeline.copied_bytes
+            result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
+            copied = pipeline.copied_bytes - copied
+            time.sleep(0.3)  # one more power reading behind the window
+            values = _after(board, result, copied, pipeline) | _power(meter, result, idle)
+        recorder.finish(values)
+    return load_record(recorder.folder)
+
+
+def loaded_samples(plan: Plan, built: Built, prepared: int) -> int:
+    """Return how many samples are held in memory: whole GPU batches where there are enough, so that none is cut short
+    where the set begins again."""
+    count = min(built.network.qsl_samples, prepared)
+    return count - count % plan.gpu_batch if plan.gpu_batch and count >= plan.gpu_batch else count
+
+
+def _headline(plan: Plan, board: Board, options: Bench) -> str:
+    used = " + ".join(name.upper() for name in plan.accelerators)
+    return f"{plan.network} on {used} of {board.name} ({board.provenance}), {options.scenario}, {options.seconds:g} s"
+
+
+def _settings(pipeline: Pipeline, options: Bench, count: int) -> ScenarioSettings:
+    if options.accuracy:
+        return ScenarioSettings(options.scenario, options.seconds, 1.0, accuracy=True)
+    return settings_from_probe(pipeline, options.scenario, options.seconds, count, options.server_qps)
+
+
+def _prediction(plan: Plan, board: Board, clocks: Clocks, options: Bench) -> dict[str, Any]:
+    """What the virtual Orin expects of this run at the clocks in force, kept beside what is seen."""
+    held = plan if plan.mode else replace(plan, clocks_mhz=clocks.as_mhz())
+    asked = Options(seconds=options.seconds, server_qps=options.server_qps)
+    return predict_plan(held, board.soc.name, options.scenario, asked).as_json()
+
+
+def _idle(seconds: float) -> tuple[int, int] | None:
+    """Let the loaded board idle and return the window in which the sensor has settled."""
+    if seconds <= IDLE_SETTLE_S:
+        return None
+    begin = time.monotonic_ns()
+    time.sleep(seconds)
+    return begin + int(IDLE_SETTLE_S * 1e9), time.monotonic_ns()
+
+
+def _before(plan: Plan, board: Board, built: Built, prepared: Prepared, options: Bench) -> dict[str, Any]:
+    return {
+        "provenance": board.provenance,
+        "board": board.name,
+        "soc": board.soc.name,
+        "stack": plan.stack,
+        "scenario": options.scenario,
+        "mode": "accuracy" if options.accuracy else "performance",
+        "seconds": options.seconds,
+        "plan": plan.as_json(),
+        "network": {
+            "name": plan.network,
+            "weights": built.weights,
+            "macs": _any_engine(built).workload.macs,
+            "engines": {name: engine.manifest.engine_sha256 for name, engine in built.engines.items()},
+            "dla_gpu_layers": list(built.placement.gpu_layers) if built.placement else [],
+        },
+        "data": {
+            "samples": len(prepared.samples),
+            "sources": sorted(set(prepared.sources)),
+            "skipped": [vars(skipped) for skipped in prepared.skipped],
+        },
+        "outputs": "computed" if board.computes_outputs else "none",
+        "environment": environment(),
+    }
+
+
+def _any_engine(built: Built) -> Any:
+    return next(iter(built.engines.values())).manifest
+
+
+def environment() -> dict[str, Any]:
+    """What ran this: Python, system, and the versions of the packages that matter."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+        "command": " ".join(["orin", *sys.argv[1:]]),
+    }
+
+
+def _after(board: Board, result: LoadgenResult, copied: int, pipeline: Pipeline) -> dict[str, Any]:
+    return {
+        "loadgen": {key: value for key, value in result.values.items() if key.startswith(("result", "early_stop"))},
+        "valid": result.valid,
+        "invalid_reasons": list(result.reasons),
+        "window_ns": [result.begin_ns, result.end_ns],
+        "copied_bytes": copied,
+        "sample_bytes": pipeline.samples.sample_bytes,
+        "pace": board.keeps_pace(),
+    }
+
+
+def _power(meter: Meter, result: LoadgenResult, idle: tuple[int, int] | None) -> dict[str, Any]:
+    from power.errors import PowerError
+
+    try:
+        energy: Energy = meter.energy(result.begin_ns, result.end_ns, idle=idle)
+    except PowerError as error:  # a short run has no power figure; it still has its speed
+        return {"power": None, "power_missing": str(error)}
+    return {"power": energy.as_json()}
+
+
+def run_folder(plan: Plan, board: Board, desk: Desk) -> tuple[list[dict[str, Any]], Built]:
+    """Answer every photo of a desk once, in order; one result a photo: class index and score, or what was skipped."""
+    from calibration.dataset import prepare_images
+    from engines.preprocess import PREPROCESS
+
+    built = build_engines(plan, desk)
+    preprocess = PREPROCESS[built.network.preprocess]
+    prepared = prepare_images(list(desk.photos), preprocess)
+    with Pipeline(plan, board, built.engines) as pipeline:
+        futures = [pipeline.submit(sample) for sample in prepared.samples]
+        results = []
+        for done, (source, future) in enumerate(zip(prepared.sources, futures), 1):
+            scores = future.result()[0].reshape(-1)
+            results.append({"file": source, "class": int(scores.argmax()), "score": float(scores.max())})
+            desk.progress("photos", done, len(futures))
+    return [*results, *({"file": s.source, "skipped": s.reason} for s in prepared.skipped)], built
+
+
+def check_seconds(seconds: float) -> float:
+    """Refuse run lengths that measure nothing."""
+    if not 1 <= seconds <= 36_000:
+        raise OrinError(f"--seconds is {seconds:g}, expected 1 to 36000")
+    return seconds
+
+
+def photos_in(folder: Path | None) -> Sequence[Path]:
+    """Return the photos of a folder, or the library's where none is named."""
+    from calibration.dataset import image_files
+    from orin.photos import library_photos
+
+    return image_files(folder) if folder is not None else library_photos()

@@ -1,0 +1,71 @@
+"""The one seam: what the toolkit asks of a board. `orin.jetson` and `orin.virtual` implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from engines.engine import Engine
+from orin.plan import Plan
+from orin.soc import Clocks, Soc
+
+if TYPE_CHECKING:
+    from power.meter import Meter
+
+Provenance = Literal["measured", "simulated"]
+OnLine = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class SharedTensor:
+    """Memory that CPU and accelerators share: `array` (uint8) on the CPU's side, `address` on the accelerators'."""
+
+    array: np.ndarray
+    address: int
+
+
+class LoadedEngine(Protocol):
+    """An engine on an accelerator, with `depth` slots that can each hold one batch in flight."""
+
+    accelerator: str
+
+    def enqueue(self, slot: int, addresses: Sequence[int], samples: int) -> None:
+        """Start one batch: `addresses` of its inputs in the order of the manifest; the slot must be idle, or hold
+        earlier enqueues of the same work item. Returns at once."""
+
+    def wait(self, slot: int) -> tuple[int, int]:
+        """Block until all that was enqueued on a slot is done; return its begin and end on `time.monotonic_ns`."""
+
+    def outputs(self, slot: int) -> list[np.ndarray] | None:
+        """Return the outputs of the slot's last wait, samples along the first axis; None where none are computed."""
+
+    def close(self) -> None:
+        """Release the engine."""
+
+
+class Board(Protocol):
+    """A board, real or virtual."""
+
+    name: str
+    soc: Soc
+    provenance: Provenance
+    computes_outputs: bool
+
+    def load(self, engine: Engine, accelerator: str, depth: int) -> LoadedEngine:
+        """Load an engine onto an accelerator."""
+
+    def allocate(self, nbytes: int) -> SharedTensor:
+        """Allocate zeroed shared memory, 4096-byte aligned."""
+
+    def meter(self, on_line: OnLine | None = None) -> AbstractContextManager[Meter]:
+        """Start reading power, stop when the context ends; `on_line` gets each raw line and its arrival time."""
+
+    def keeps_pace(self) -> str | None:
+        """Say in one line why the timing of this run is not to be trusted; None where it is."""
+
+    def hold(self, plan: Plan) -> AbstractContextManager[Clocks]:
+        """Hold the plan's power mode or clocks, and restore what was there before; yields the clocks in force."""

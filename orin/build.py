@@ -1,0 +1,170 @@
+"""From a plan to its engines: where placement, calibration and the DLA's needs meet."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.engine import Engine
+from engines.spec import EngineSpec, Ranges, TensorFormat
+from orin.errors import OrinError
+from orin.plan import Plan
+
+if TYPE_CHECKING:
+    import onnx
+
+    from dla.placement import Placement
+    from engines.graph import Graph
+    from engines.zoo import Network
+
+CALIBRATION_IMAGES = 32
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+def _quiet(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where building happens: the cache folder, the photos, and who is told what."""
+
+    cache: Path = field(default_factory=lambda: default_cache())
+    photos: Sequence[Path] = ()
+    say: Say = _quiet
+    progress: Progress = _quiet
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan's engines ("gpu", "dla"), the DLA's placement, and what the weights are."""
+
+    engines: dict[str, Engine]
+    placement: Placement | None
+    network: Network
+    weights: str
+
+
+def default_cache() -> Path:
+    """Return the folder of built engines and collected ranges."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orin-toolkit"
+
+
+def dla_network(plan: Plan, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Graph, Placement]:
+    """Return what the DLA engine is built from: the plan's rewrites applied, its graph and its placement."""
+    from dla.placement import place
+    from dla.rewrite import rewrite
+    from engines.graph import read_graph
+
+    rewritten, _ = rewrite(model, plan.rewrites)
+    graph = read_graph(rewritten, plan.network)
+    return rewritten, graph, place(graph)
+
+
+def build_engines(plan: Plan, desk: Desk | None = None) -> Built:
+    """Build (or find in the cache) the GPU and DLA engines of a plan."""
+    from engines.build import build
+    from engines.cache import EngineCache
+    from engines.zoo import model as zoo_model
+    from engines.zoo import network as zoo_network
+
+    desk = desk or Desk()
+    network = zoo_network(plan.network)
+    checkpoint = Path(plan.weights) if plan.weights else None
+    model = zoo_model(plan.network, checkpoint)
+    weights = f"checkpoint {checkpoint.name}" if checkpoint else "untrained (seeded)"
+    ranges = _ranges(plan, model, network, desk)
+    cache = EngineCache(desk.cache / "engines", desk.say)
+    engines: dict[str, Engine] = {}
+    placement = None
+    if plan.gpu_batch:
+        engines["gpu"] = build(model, _gpu_spec(plan, model, ranges), cache, weights)
+    if plan.dla_cores:
+        rewritten, graph, placement = dla_network(plan, model)
+        engines["dla"] = build(rewritten, _dla_spec(plan, graph, placement, ranges), cache, weights)
+    return Built(engines, placement, network, weights)
+
+
+def _gpu_spec(plan: Plan, model: onnx.ModelProto, ranges: Ranges | None) -> EngineSpec:
+    return EngineSpec(
+        network=plan.network,
+        device="gpu",
+        batch=plan.gpu_batch,
+        precision=plan.precision,
+        amax_by_tensor=dict(ranges.amax_by_tensor) if ranges else {},
+        io_formats={item.name: plan.gpu_input_format for item in model.graph.input},
+    )
+
+
+def _dla_spec(plan: Plan, graph: Graph, placement: Placement, ranges: Ranges | None) -> EngineSpec:
+    from dla.io import io_formats, pools_bytes
+    from dla.scales import constrain
+
+    fp16_layers: tuple[str, ...] = ()
+    if ranges is not None:
+        ranges, fp16_layers = constrain(graph, placement, ranges)
+    return EngineSpec(
+        network=plan.network,
+        device="dla",
+        batch=plan.dla_batch,
+        precision=plan.precision,
+        device_by_layer=dict(placement.device_by_layer),
+        amax_by_tensor=dict(ranges.amax_by_tensor) if ranges else {},
+        fp16_layers=fp16_layers,
+        io_formats=io_formats(graph, TensorFormat(plan.dla_input_format), TensorFormat.DLA_LINEAR),
+        pools_bytes=pools_bytes(),
+    )
+
+
+def _ranges(plan: Plan, model: onnx.ModelProto, network: Network, desk: Desk) -> Ranges | None:
+    """Take the plan's calibration cache, or collect min-max ranges from the photos once and keep them."""
+    from calibration.cache import CalibrationCache, read_cache
+
+    if plan.precision != "int8":
+        return None
+    if plan.calibration is not None:
+        return read_cache(Path(plan.calibration)).to_ranges()
+    photos = list(desk.photos)
+    if not photos:
+        raise OrinError("INT8 needs ranges: name a calibration cache in the plan, or give photos with --data FOLDER")
+    kept = desk.cache / "ranges" / f"{_ranges_key(model, photos)}.cache"
+    if kept.is_file():
+        return read_cache(kept).to_ranges()
+    ranges = _collect(model, network, photos, desk)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    from orin.record import write_atomically
+
+    write_atomically(kept, CalibrationCache.from_ranges(ranges).dumps())
+    return read_cache(kept).to_ranges()  # as the cache rounds them, so that a second run is the same run
+
+
+def _collect(model: onnx.ModelProto, network: Network, photos: Sequence[Path], desk: Desk) -> Ranges:
+    from calibration.collect import collect_ranges
+    from calibration.dataset import dequantised_batches, prepare_images
+    from calibration.observers import MinMax
+    from engines.preprocess import PREPROCESS
+
+    preprocess = PREPROCESS[network.preprocess]
+    crops = -(-CALIBRATION_IMAGES // len(photos))
+    prepared = prepare_images(photos[:CALIBRATION_IMAGES], preprocess, crops=crops)
+    batches = dequantised_batches(prepared.samples, preprocess.amax, batch=4)
+
+    def progress(done: int) -> None:
+        desk.progress("calibrating", done, len(prepared.samples))
+
+    fixed = {model.graph.input[0].name: preprocess.amax}
+    return collect_ranges(model, batches, MinMax(), progress, fixed)
+
+
+def _ranges_key(model: onnx.ModelProto, photos: Sequence[Path]) -> str:
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
+    for photo in photos[:CALIBRATION_IMAGES]:
+        digest.update(f"{photo.name} {photo.stat().st_size} {photo.stat().st_mtime_ns}\n".encode())
+    digest.update(f"minmax {CALIBRATION_IMAGES}".encode())
+    return digest.hexdigest()[:32]

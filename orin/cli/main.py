@@ -1,0 +1,75 @@
+"""The door: `orin COMMAND`. Parses, wires, prints; a command's module is imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# name -> (module, one-line help); the table keeps `orin --help` free of every other import
+COMMANDS = {
+    "demo": ("demo", "the main job on this machine, from photos to a report"),
+    "bench": ("bench", "run a plan under MLPerf LoadGen and keep a record"),
+    "predict": ("predict", "what the virtual Orin expects of a plan, without running it"),
+    "run": ("run", "answer a folder of photos, one JSON line each"),
+    "show": ("show", "print a run record and (re)write its report"),
+    "compare": ("compare", "set two like runs side by side"),
+    "doctor": ("doctor", "what this machine is, has and lacks, and how to mend it"),
+    "networks": ("facts", "the networks of the zoo"),
+    "boards": ("facts", "the boards, their accelerators and power modes"),
+}
+
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(words)
+    options = parser.parse_args(words)
+    if not hasattr(options, "handler"):
+        parser.print_help()
+        return EXIT_USAGE
+    from orin.cli.errors import one_line
+
+    try:
+        code: int = options.handler(options)
+        return code
+    except KeyboardInterrupt:
+        print("orin: stopped; what was measured is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        print(f"orin {options.command}: {line}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="orin", description="Deploy networks on Jetson AGX Orin: GPU + 2 DLA at once, measured or simulated."
+    )
+    parser.add_argument("--version", action="version", version=_version(words))
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    asked = next((word for word in words if not word.startswith("-")), None)
+    for name, (module, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == asked:
+            importlib.import_module(f"orin.cli.{module}").configure(command)
+    return parser
+
+
+def _version(words: Sequence[str]) -> str:
+    if "--version" not in words:
+        return ""
+    from importlib.metadata import version
+
+    return f"orin-toolkit {version('orin-toolkit')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,333 @@
+"""The pipeline: one thread per accelerator, a ring of work items in flight on each, one shared queue.
+
+LoadGen is one client of it, a user's loop another:
+
+    with Pipeline(plan, board) as pipeline:
+        future = pipeline.submit(array)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from engines.engine import Engine
+from orin.board import Board, LoadedEngine
+from orin.errors import OrinError
+from orin.plan import Plan
+from orin.samples import SampleSet, Staging
+from orin.soc import GPU
+from orin.work import Chunk, Enqueue, Taker, WorkItem, WorkQueue
+
+Outputs = list[np.ndarray] | None
+
+
+class Client(Protocol):
+    """Who is told that work is done; called on the accelerator's thread."""
+
+    def done(self, item: WorkItem, outputs: Outputs) -> None:
+        """Take the answers of a work item; `outputs` (samples first) is None where the board computes none."""
+
+
+class Lane:
+    """One accelerator's side of the pipeline: its loaded engine, its slots, its staging memory."""
+
+    def __init__(self, accelerator: str, engine: Engine, plan: Plan, board: Board) -> None:
+        batch = plan.gpu_batch if accelerator == GPU else plan.dla_batch
+        static = accelerator != GPU
+        self.engine = engine
+        self.depth = plan.depth(accelerator)
+        self.taker = Taker(accelerator, batch, plan.dla_loop if static else 1, static)
+        self.loaded: LoadedEngine = board.load(engine, accelerator, self.depth)
+        self.copied_bytes = 0
+        self._board = board
+        self._staging: dict[int, Staging] = {}
+
+    def item(self, chunks: Sequence[Chunk], slot: int, samples: SampleSet) -> WorkItem:
+        """Bind one work item's chunks: in place where they lie together, else gathered."""
+        item = WorkItem(self.taker.accelerator, slot, chunks[0].ids, [])
+        if len(chunks) > 1:
+            item.ids = [number for chunk in chunks for number in chunk.ids]
+        rows: list[int] = []
+        lanes = 0
+        for step, chunk in enumerate(chunks):
+            start = self._in_place(chunk.positions, samples)
+            if start is None:
+                staging = self._gather(chunk.positions, slot * len(chunks) + step, samples)
+                enqueue = Enqueue(self.loaded, staging.addresses, len(chunk.ids))
+                rows += range(lanes, lanes + len(chunk.ids))
+            else:
+                addresses = samples.addresses(self.engine, start)
+                enqueue = Enqueue(self.loaded, addresses, chunk.positions[-1] - start + 1)
+                rows += [lanes + position - start for position in chunk.positions]
+            item.enqueues.append(enqueue)
+            lanes += enqueue.samples
+        if len(rows) < lanes:
+            item.rows = rows
+        return item
+
+    def _in_place(self, positions: Sequence[int], samples: SampleSet) -> int | None:
+        """Return where a batch can start so that it covers these positions; None where they have to be gathered.
+
+        A static batch reads its full length wherever it starts, which must not run past the end of the set; the GPU
+        reads no more than twice what is asked for.
+        """
+        first, last = positions[0], positions[-1]
+        start = min(first, samples.capacity - self.taker.batch) if self.taker.static else first
+        start -= start % samples.align
+        span = last - start + 1
+        room = self.taker.batch if self.taker.static else min(self.taker.batch, 2 * len(positions))
+        if start < 0 or span > room:
+            return None
+        ascending = isinstance(positions, range) or all(a < b for a, b in zip(positions, positions[1:]))
+        return start if ascending else None
+
+    def _gather(self, positions: Sequence[int], place: int, samples: SampleSet) -> Staging:
+        staging = self._staging.get(place)
+        if staging is None:
+            staging = self._staging[place] = Staging(self._board, self.engine, self.taker.batch)
+        self.copied_bytes += samples.gather(self.engine, positions, staging)
+        return staging
+
+    def start(self, item: WorkItem) -> None:
+        """Enqueue a work item; the slot must be idle."""
+        for enqueue in item.enqueues:
+            enqueue.engine.enqueue(item.slot, enqueue.addresses, enqueue.samples)
+
+    def finish(self, item: WorkItem) -> Outputs:
+        """Wait for a work item and return its outputs, a row for each of its ids."""
+        item.begin_ns, item.end_ns = self.loaded.wait(item.slot)
+        outputs = self.loaded.outputs(item.slot)
+        if outputs is None or item.rows is None:
+            return outputs
+        return [output[item.rows] for output in outputs]
+
+
+class Pipeline:
+    """Engines of a plan on a board, ready to answer samples.
+
+    `engines` maps "gpu" and "dla" to built engines; left out, they are built from the plan (`orin.build`). `capacity`
+    is the number of samples held in shared memory. A failing accelerator stops everything: `failure` names it, waiting
+    futures get the error, and nothing hangs.
+    """
+
+    def __init__(
+        self, plan: Plan, board: Board, engines: Mapping[str, Engine] | None = None, capacity: int = 64
+    ) -> None:
+        if engines is None:
+            from orin.build import build_engines
+
+            engines = build_engines(plan).engines
+        self.plan = plan
+        self.board = board
+        self.failure: OrinError | None = None
+        chosen = {name: engines["gpu" if name == GPU else "dla"] for name in plan.accelerators}
+        self.samples = SampleSet(board, list({e.manifest.engine_sha256: e for e in chosen.values()}.values()), capacity)
+        self._held = board.hold(plan)
+        self.clocks = self._held.__enter__()
+        self.lanes = [Lane(name, engine, plan, board) for name, engine in chosen.items()]
+        self._threads: list[threading.Thread] = []
+        self._released = threading.Event()
+        self._queue: WorkQueue | None = None
+        self._submitter: Submitter | None = None
+        self._on_failure: Callable[[OrinError], None] | None = None
+
+    # -- one client at a time -------------------------------------------------------------------------------------
+
+    def start(self, client: Client, ordered: bool, on_failure: Callable[[OrinError], None] | None = None) -> None:
+        """Start the lanes' threads for a client; `ordered` as in `WorkQueue`."""
+        takers = [lane.taker for lane in self.lanes]
+        queue = self._queue = WorkQueue(takers, ordered)
+        self._on_failure = on_failure
+        self._released.clear()
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane, queue, client), name=lane.taker.accelerator, daemon=True)
+            for lane in self.lanes
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, chunks: Sequence[Chunk]) -> None:
+        """Queue loaded samples; raises the failure if an accelerator has failed."""
+        if self.failure is not None:
+            raise self.failure
+        assert self._queue is not None, "start() comes before put()"
+        self._queue.put(chunks)
+
+    def stop(self) -> None:
+        """Finish what is queued, end the threads and re-raise a failure."""
+        if self._queue is not None:
+            self._queue.close()
+        self._released.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads, self._queue = [], None
+        if self.failure is not None:
+            raise self.failure
+
+    def run_now(self, item_ids: Sequence[int], position: int) -> tuple[WorkItem, Outputs]:
+        """Answer consecutive samples on the calling thread with the first accelerator, one batch after another."""
+        lane = self.lanes[0]
+        batch = lane.taker.batch
+        chunks = [
+            Chunk(range(position + at, position + min(at + batch, len(item_ids))), item_ids[at : at + batch])
+            for at in range(0, len(item_ids), batch)
+        ]
+        item = lane.item(chunks, 0, self.samples)
+        try:
+            lane.start(item)
+            return item, lane.finish(item)
+        except Exception as error:  # whatever a vendor's library raises
+            raise _named(lane, error) from error
+
+    @property
+    def waiting(self) -> int:
+        """Samples queued that no accelerator has taken."""
+        return self._queue.waiting if self._queue is not None else 0
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that the CPU has copied to bring samples together."""
+        return sum(lane.copied_bytes for lane in self.lanes)
+
+    def _work(self, lane: Lane, queue: WorkQueue, client: Client) -> None:
+        try:
+            self._drain(lane, queue, client)
+        except Exception as error:  # whatever a vendor's library raises: named, kept, and the run ends
+            self._fail(lane, error)
+        # LoadGen's logger crashes when a thread that has called it ends before the test does.
+        self._released.wait()
+
+    def _drain(self, lane: Lane, queue: WorkQueue, client: Client) -> None:
+        flying: deque[WorkItem] = deque()
+        slot = 0
+        while self.failure is None:
+            if len(flying) < lane.depth:
+                chunks = queue.take(lane.taker, block=not flying)
+                if chunks:
+                    item = lane.item(chunks, slot, self.samples)
+                    lane.start(item)
+                    flying.append(item)
+                    slot = (slot + 1) % lane.depth
+                    continue
+                if chunks is None and not flying:
+                    return
+            if flying:
+                item = flying.popleft()
+                outputs = lane.finish(item)
+                queue.finished(item)
+                client.done(item, outputs)
+
+    def _fail(self, lane: Lane, error: Exception) -> None:
+        if self.failure is None:
+            self.failure = _named(lane, error)
+            self.failure.__cause__ = error
+        if self._queue is not None:
+            self._queue.abandon()
+        if self._on_failure is not None:
+            self._on_failure(self.failure)
+
+    # -- a user's own loop ----------------------------------------------------------------------------------------
+
+    def submit(self, *arrays: np.ndarray) -> Future[list[np.ndarray]]:
+        """Queue one pre-processed sample (float32 or INT8 [C,H,W] per input); the future gives its outputs.
+
+        Blocks while the shared memory is full of samples that are still being answered.
+        """
+        if self._submitter is None:
+            if not self.board.computes_outputs:
+                raise OrinError(
+                    f"board {self.board.name} computes no outputs when paced: open it for results, not for speed"
+                )
+            self._submitter = Submitter(self)
+            self.start(self._submitter, ordered=True, on_failure=self._submitter.fail)
+        return self._submitter.submit(arrays)
+
+    def close(self) -> None:
+        """Finish what was submitted, unload the engines and restore the board's power mode."""
+        try:
+            self.stop()
+        finally:
+            for lane in self.lanes:
+                lane.loaded.close()
+            self._held.__exit__(None, None, None)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+            return
+        if self._queue is not None:
+            self._queue.abandon()
+        with suppress(OrinError):  # the error that ended the block is the one to show
+            self.close()
+
+
+def _named(lane: Lane, error: Exception) -> OrinError:
+    return OrinError(f"{lane.taker.accelerator} failed: {str(error) or type(error).__name__}")
+
+
+class Submitter:
+    """Futures over the sample set used as a ring: consecutive submissions lie together, so batches bind in place."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._futures: dict[int, Future[list[np.ndarray]]] = {}
+        self._next = 0
+        self._busy = [threading.Lock() for _ in range(pipeline.samples.capacity)]
+        self.copied_bytes = 0
+
+    def submit(self, arrays: Sequence[np.ndarray]) -> Future[list[np.ndarray]]:
+        """Store a sample in the next place of the ring and queue it."""
+        pipeline = self._pipeline
+        position = self._next % pipeline.samples.capacity
+        self._busy[position].acquire()
+        if pipeline.failure is not None:
+            raise pipeline.failure
+        self.copied_bytes += pipeline.samples.store(position, self._int8(arrays))
+        future: Future[list[np.ndarray]] = Future()
+        number = self._next
+        self._futures[number] = future
+        self._next += 1
+        pipeline.put([Chunk([position], [number])])
+        return future
+
+    def _int8(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        from engines.preprocess import quantise
+
+        inputs = self._pipeline.lanes[0].engine.manifest.inputs
+        if len(arrays) != len(inputs):
+            raise OrinError(f"submit() got {len(arrays)} arrays, the network has {len(inputs)} inputs")
+        stored = []
+        for array, binding in zip(arrays, inputs):
+            if array.shape != binding.shape:
+                raise OrinError(f"input {binding.name} has shape {array.shape}, expected {binding.shape}")
+            needs_scale = array.dtype != np.int8 and binding.scale is not None
+            stored.append(quantise(array, binding.scale * 127) if needs_scale else array)  # type: ignore[operator]
+        return stored
+
+    def done(self, item: WorkItem, outputs: Outputs) -> None:
+        """Hand each sample's outputs to its future and free its place."""
+        assert outputs is not None, "submit() refuses boards without outputs"
+        for row, number in enumerate(item.ids):
+            future = self._futures.pop(number, None)
+            if future is not None:  # else a failure elsewhere has answered it
+                future.set_result([output[row] for output in outputs])
+                self._busy[number % self._pipeline.samples.capacity].release()
+
+    def fail(self, error: OrinError) -> None:
+        """Give every waiting future the failure."""
+        for number in list(self._futures):
+            future = self._futures.pop(number, None)
+            if future is not None:
+                future.set_exception(error)
+                self._busy[number % self._pipeline.samples.capacity].release()

@@ -1,0 +1,101 @@
+"""MLPerf scenarios: their names, their settings, and what a short probe of the pipeline makes of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from orin.pipeline import Outputs, Pipeline
+from orin.work import Chunk, WorkItem
+
+SCENARIOS = {
+    "offline": "Offline",
+    "singlestream": "SingleStream",
+    "multistream": "MultiStream",
+    "server": "Server",
+}
+MULTISTREAM_SAMPLES = 8
+OFFICIAL_SECONDS = 600  # mlperf.conf: *.*.min_duration
+PROBE_S = 1.0
+
+
+@dataclass(frozen=True)
+class ScenarioSettings:
+    """How LoadGen drives one run; `expected`: samples per second (Offline, Server) or seconds a query (the streams)."""
+
+    scenario: str
+    seconds: float
+    expected: float
+    accuracy: bool = False
+    server_latency_ms: float = 15.0
+
+    @property
+    def short(self) -> bool:
+        """Whether MLPerf would call the run too short."""
+        return self.seconds < OFFICIAL_SECONDS
+
+    @property
+    def samples_per_query(self) -> int:
+        """Samples of one query of a stream scenario."""
+        return MULTISTREAM_SAMPLES if self.scenario == "multistream" else 1
+
+
+class _Spans:
+    """Client of a probe: samples and busy span of each accelerator."""
+
+    def __init__(self) -> None:
+        self.samples: dict[str, int] = {}
+        self.begin_ns: dict[str, int] = {}
+        self.end_ns: dict[str, int] = {}
+
+    def done(self, item: WorkItem, outputs: Outputs) -> None:
+        name = item.accelerator
+        self.samples[name] = self.samples.get(name, 0) + len(item.ids)
+        self.begin_ns.setdefault(name, item.begin_ns)
+        self.end_ns[name] = item.end_ns
+
+    def samples_per_s(self) -> float:
+        return sum(n * 1e9 / max(1, self.end_ns[a] - self.begin_ns[a]) for a, n in self.samples.items())
+
+
+def probe_samples_per_s(pipeline: Pipeline, loaded: int, seconds: float = PROBE_S) -> float:
+    """Keep every accelerator busy for a while, as warm-up, and return the samples per second seen."""
+    spans = _Spans()
+    pipeline.start(spans, ordered=False)
+    end = time.monotonic() + seconds
+    numbers = list(range(loaded))
+    while time.monotonic() < end and pipeline.failure is None:
+        if pipeline.waiting < 2 * loaded:
+            pipeline.put([Chunk(numbers, numbers)])
+        time.sleep(0.002)
+    pipeline.stop()
+    return spans.samples_per_s()
+
+
+def probe_query_s(pipeline: Pipeline, samples_per_query: int, seconds: float = PROBE_S / 4) -> float:
+    """Answer queries one by one for a while and return the mean seconds of one."""
+    numbers = list(range(samples_per_query))
+    begin = time.monotonic()
+    queries = 0
+    while time.monotonic() - begin < seconds or queries < 3:
+        pipeline.run_now(numbers, 0)
+        queries += 1
+    return (time.monotonic() - begin) / queries
+
+
+def settings_from_probe(
+    pipeline: Pipeline, scenario: str, seconds: float, loaded: int, server_qps: float | None = None
+) -> ScenarioSettings:
+    """Probe the pipeline and set what LoadGen has to be told.
+
+    Offline issues 1.1 x seconds x expected samples at once; the streams prepare 2 x seconds / expected queries, so a
+    little less than the latency seen leaves room for faster ones. Server is offered 80 % of the Offline rate unless a
+    rate is given.
+    """
+    if scenario in ("singlestream", "multistream"):
+        samples = ScenarioSettings(scenario, seconds, 0.0).samples_per_query
+        return ScenarioSettings(scenario, seconds, 0.8 * probe_query_s(pipeline, samples))
+    rate = probe_samples_per_s(pipeline, loaded)
+    if scenario == "server":
+        return ScenarioSettings(scenario, seconds, server_qps or 0.8 * rate)
+    return ScenarioSettings(scenario, seconds, rate)

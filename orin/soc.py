@@ -1,0 +1,120 @@
+"""The SoC as facts: what can compute, how fast, and what each power mode leaves of it.
+
+Sources: NVIDIA Jetson AGX Orin data sheet and technical brief (SMs, DLA, DRAM); `jetson_clocks --show` on a 64 GB
+devkit (clocks); torch.add STREAM on AGX Orin and Orin NX at eight clocks, branes-ai/graphs b6c5e82 (what the GPU can
+draw from DRAM). Rails and power modes are `power.boards`'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from orin.errors import OrinError
+from power.boards import AGX_ORIN_64GB, BoardFacts
+
+GPU = "gpu"
+DLAS = ("dla0", "dla1")
+ACCELERATORS = (GPU, *DLAS)
+
+GPU_STREAM_SHARE = 0.924  # of the DRAM peak, the most the GPU streams at any clock
+GPU_BYTES_PER_CLK_PER_GPC = 104.4  # below about 0.9 GHz the GPU cannot ask for more
+DRAM_SUSTAINED_SHARE = 0.85  # of the DRAM peak, what convolution kernels sustain together
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Clocks in force, in MHz, and how many SMs and CPU cores are on."""
+
+    gpu_mhz: float
+    dla_mhz: float
+    emc_mhz: float
+    cpu_mhz: float
+    sms: int
+    cpus: int
+
+    def as_mhz(self) -> dict[str, float]:
+        """Return the clocks as a plan's `clocks_mhz` holds them."""
+        return {"gpu": self.gpu_mhz, "dla": self.dla_mhz, "emc": self.emc_mhz, "cpu": self.cpu_mhz}
+
+
+@dataclass(frozen=True)
+class Soc:
+    """One Orin module: arithmetic and memory limits at full clocks, and its board's rails and modes."""
+
+    board: BoardFacts
+    sms: int
+    gpcs: int
+    int8_ops_per_sm_per_clk: int
+    dla_cores: int
+    dla_int8_macs_per_clk: int
+    dla_sram_bytes: int
+    loadables_per_dla: int
+    dram_bytes: int
+    dram_bytes_per_clk: float
+    max_clocks: Clocks
+
+    @property
+    def name(self) -> str:
+        """The board's name, as `--board` takes it."""
+        return self.board.name
+
+    @property
+    def accelerators(self) -> tuple[str, ...]:
+        """Names of the accelerators: the GPU first, then the DLA cores."""
+        return (GPU, *DLAS[: self.dla_cores])
+
+    def clocks(self, mode: str) -> Clocks:
+        """Return what a power mode resolves to on this module."""
+        caps = self.board.mode(mode)
+        top = self.max_clocks
+        return replace(
+            top,
+            gpu_mhz=caps.gpu_mhz or top.gpu_mhz,
+            dla_mhz=caps.dla_mhz or top.dla_mhz,
+            emc_mhz=caps.emc_mhz or top.emc_mhz,
+            cpu_mhz=caps.cpu_mhz or top.cpu_mhz,
+            sms=2 * caps.tpcs,
+            cpus=caps.cpus,
+        )
+
+    def gpu_peak_ops(self, clocks: Clocks) -> float:
+        """INT8 operations per second of the GPU, dense."""
+        return clocks.sms * self.int8_ops_per_sm_per_clk * clocks.gpu_mhz * 1e6
+
+    def dla_peak_ops(self, clocks: Clocks) -> float:
+        """INT8 operations per second of one DLA core, dense."""
+        return 2 * self.dla_int8_macs_per_clk * clocks.dla_mhz * 1e6
+
+    def dram_peak_bytes_per_s(self, clocks: Clocks) -> float:
+        """Theoretical DRAM bandwidth."""
+        return self.dram_bytes_per_clk * clocks.emc_mhz * 1e6
+
+    def gpu_dram_bytes_per_s(self, clocks: Clocks) -> float:
+        """Most that the GPU alone draws from DRAM: a share of the peak, or its own clock's limit (MAPE 2.5 %)."""
+        own = GPU_BYTES_PER_CLK_PER_GPC * self.gpcs * clocks.gpu_mhz * 1e6
+        return min(GPU_STREAM_SHARE * self.dram_peak_bytes_per_s(clocks), own)
+
+
+AGX_ORIN_64GB_SOC = Soc(
+    board=AGX_ORIN_64GB,
+    sms=16,
+    gpcs=2,
+    int8_ops_per_sm_per_clk=4096,
+    dla_cores=2,
+    dla_int8_macs_per_clk=8192,
+    dla_sram_bytes=1 << 20,
+    loadables_per_dla=16,
+    dram_bytes=64 << 30,
+    dram_bytes_per_clk=64.0,  # 256 bit, both edges
+    max_clocks=Clocks(gpu_mhz=1300.5, dla_mhz=1600.0, emc_mhz=3199.0, cpu_mhz=2201.6, sms=16, cpus=12),
+)
+
+SOCS = {soc.name: soc for soc in (AGX_ORIN_64GB_SOC,)}
+
+
+def soc(name: str) -> Soc:
+    """Return a SoC by its board name; OrinError names the known ones."""
+    try:
+        return SOCS[name]
+    except KeyError:
+        raise OrinError(f"SoC {name!r} is not known; known: {', '.join(SOCS)}") from None

@@ -1,0 +1,95 @@
+"""What every board has to keep, whoever implements it; the virtual board in both of its kinds."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from engines.engine import Engine
+from engines.spec import EngineSpec
+from orin.plan import Plan
+from orin.soc import AGX_ORIN_64GB_SOC, Clocks
+from orin.virtual.board import VirtualBoard
+from power.meter import Meter
+
+PLAN = Plan(network="resnet50", gpu_batch=4, dla_batch=2, mode="30W", stack="mlperf-v3.0")
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory) -> dict[str, Engine]:
+    from engines.build import build
+    from engines.cache import EngineCache
+    from engines.zoo import model
+
+    cache = EngineCache(tmp_path_factory.mktemp("engines"), lambda _: None)
+    network = model("resnet50", None)
+    formats = {"gpu": "CHW4", "dla": "DLA_HWC4"}
+    return {
+        device: build(
+            network,
+            EngineSpec("resnet50", device, 4, "fp16", amax_by_tensor={"input": 128.0}, io_formats={"input": layout}),
+            cache,
+            "untrained",
+        )
+        for device, layout in formats.items()
+    }
+
+
+@pytest.fixture(params=["paced", "numerics"])
+def board(request):
+    return VirtualBoard(AGX_ORIN_64GB_SOC, pacing=request.param)
+
+
+def test_it_says_what_it_is(board):
+    assert board.provenance in ("measured", "simulated")
+    assert board.soc.accelerators[0] == "gpu" and board.name
+
+
+def test_memory_is_shared_zeroed_and_on_a_page(board):
+    tensor = board.allocate(1000)
+    assert tensor.array.shape == (1000,) and tensor.array.dtype == np.uint8 and not tensor.array.any()
+    assert tensor.address % 4096 == 0
+
+
+def test_holding_a_mode_gives_its_clocks_and_restores(board):
+    with board.hold(PLAN) as outer:
+        assert outer == AGX_ORIN_64GB_SOC.clocks("30W")
+        with board.hold(Plan(clocks_mhz={"gpu": 408.0})) as inner:
+            assert isinstance(inner, Clocks) and inner.gpu_mhz == 408.0
+    with pytest.raises(RuntimeError), board.hold(PLAN):
+        raise RuntimeError("inside")
+
+
+def test_engines_answer_in_order_on_their_slots(board, engines):
+    with board.hold(PLAN):
+        for accelerator in board.soc.accelerators:
+            engine = engines["gpu" if accelerator == "gpu" else "dla"]
+            loaded = board.load(engine, accelerator, 2)
+            memory = board.allocate(2 * engine.manifest.inputs[0].sample_bytes)
+            loaded.enqueue(0, (memory.address,), 2)
+            loaded.enqueue(1, (memory.address,), 1)
+            first, second = loaded.wait(0), loaded.wait(1)
+            assert first[0] <= first[1] <= second[1]
+            outputs = loaded.outputs(0)
+            assert (outputs is not None) == board.computes_outputs
+            if outputs is not None:
+                assert outputs[0].shape[0] == 2 and np.array_equal(outputs[0][0], outputs[0][1])
+            loaded.close()
+
+
+def test_what_cannot_run_there_is_refused(board, engines):
+    from orin.errors import OrinError
+
+    with board.hold(PLAN), pytest.raises(OrinError):
+        board.load(engines["gpu"], "dla0", 1)
+
+
+def test_meter_reads_and_stops(board):
+    before = threading.active_count()
+    lines = []
+    with board.hold(PLAN), board.meter(lambda at_ns, line: lines.append((at_ns, line))) as meter:
+        assert isinstance(meter, Meter)
+        threading.Event().wait(0.7)
+        assert len(meter.samples) >= 3
+    assert len(lines) >= 3 and "VDD_GPU_SOC" in lines[0][1]
+    assert threading.active_count() == before

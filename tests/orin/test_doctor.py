@@ -1,0 +1,208 @@
+"""The doctor on machines made of files and answered programs."""
+
+import json
+import sys
+
+import pytest
+
+from orin.cli.main import main
+from orin.doctor import JETPACK_BY_L4T, Fact, examine, has_dla, healthy, jetpack, run_program
+
+GOOD = {
+    "tensorrt": {"path": "/usr/lib/python3.10/dist-packages/tensorrt/__init__.py", "version": "10.3.0", "dla_cores": 2},
+    "onnxruntime": {"path": "/x/onnxruntime/__init__.py", "version": "1.20.0"},
+    "mlperf_loadgen": {"path": "/x/mlperf_loadgen.so", "version": "6.0.17"},
+    "cv2": {"path": "/x/cv2/__init__.py", "version": "4.10.0"},
+    "pycuda.driver": {"path": "/x/pycuda/driver.py", "version": "2024.1"},
+}
+ABSENT = {"error": "ModuleNotFoundError: No module named 'it'"}
+
+
+def jetson(root, module="p3701-0005", compiler="nvidia", release="R36 (release), REVISION: 4.4"):
+    """An AGX Orin's files, as JetPack 6 lays them out."""
+    host = root / "sys/devices/platform/bus@0/13e00000.host1x"
+    for name in ("15880000.nvdla0", "158c0000.nvdla1"):
+        (host / name / "driver").mkdir(parents=True)
+    files = {
+        "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
+        "proc/device-tree/compatible": f"nvidia,p3737-0000+{module}\0nvidia,{module}\0nvidia,tegra234\0",
+        "usr/bin/tegrastats": "#!",
+        "etc/nvpmodel.conf": "< PM_CONFIG DEFAULT=2 >",
+        f"usr/lib/aarch64-linux-gnu/{compiler}/libnvdla_compiler.so": "ELF",
+    }
+    if release:
+        files["etc/nv_tegra_release"] = f"# {release}, GCID: 1, BOARD: generic"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def answers(modules=None, **programs):
+    """A runner: imports answer from `modules`, other programs by their name; what has no answer fails."""
+    known = {**GOOD, **(modules or {})}
+
+    def run(command):
+        if command[0] == sys.executable:
+            return json.dumps(known[command[3]]) if known[command[3]] is not None else None
+        return programs.get(command[0].replace("-", "_"))
+
+    return run
+
+
+def facts(root, run):
+    return {fact.name: fact for fact in examine(root, run)}
+
+
+def test_a_board_with_everything_is_well(tmp_path):
+    found = facts(jetson(tmp_path), answers(sudo="/usr/sbin/nvpmodel"))
+    assert healthy(list(found.values()))
+    assert found["machine"].value == "NVIDIA Jetson AGX Orin Developer Kit"
+    assert found["module"].value == "p3701-0005"
+    assert found["system"].value == "L4T 36.4.4 (JetPack 6.2.1)"
+    assert found["DLA hardware"].value == "2 cores"
+    assert found["DLA driver"].value == "bound to 2 of 2"
+    assert found["DLA in TensorRT"].value == "2 cores"
+    assert found["orin bench uses"].value == "jetson"
+    assert all(fact.mend is None for fact in found.values() if fact.ok)
+
+
+def test_the_four_dla_facts_fail_one_by_one(tmp_path):
+    root = jetson(tmp_path)
+    host = root / "sys/devices/platform/bus@0/13e00000.host1x"
+    for name in ("15880000.nvdla0", "158c0000.nvdla1"):
+        (host / name / "driver").rmdir()
+    (root / "usr/lib/aarch64-linux-gnu/nvidia/libnvdla_compiler.so").write_text("")
+    found = facts(root, answers({"tensorrt": {**GOOD["tensorrt"], "dla_cores": 0}}))
+    assert found["DLA hardware"].ok
+    assert (found["DLA driver"].ok, found["DLA driver"].mend) == (False, "sudo modprobe nvhost-nvdla")
+    assert "stub" in found["DLA compiler"].value
+    assert "nvidia-l4t-dla-compiler" in found["DLA compiler"].mend
+    assert found["DLA in TensorRT"].value == "0 cores"
+    assert found["DLA in TensorRT"].ok is False
+
+
+def test_the_compiler_of_jetpack_5_is_found_too(tmp_path):
+    assert facts(jetson(tmp_path, compiler="tegra"), answers())["DLA compiler"].ok
+
+
+def test_an_orin_nano_lacks_nothing(tmp_path):
+    root = jetson(tmp_path, module="p3767-0005")
+    found = facts(root, answers({"tensorrt": {**GOOD["tensorrt"], "dla_cores": 0}}))
+    assert "p3767-0005 has no DLA" in found["DLA in TensorRT"].value
+    assert healthy(list(found.values()))
+
+
+def test_pips_server_build_is_wrong_on_a_board(tmp_path):
+    wrong = {"path": "/venv/lib/python3.10/site-packages/tensorrt/__init__.py", "version": "10.9.0"}
+    found = facts(jetson(tmp_path), answers({"tensorrt": {**wrong, "server_build": True, "dla_cores": 0}}))
+    assert found["TensorRT"].ok is False
+    assert "site-packages/tensorrt" in found["TensorRT"].value
+    assert "pip uninstall" in found["TensorRT"].mend
+    assert "--system-site-packages" in found["TensorRT"].mend
+    assert "TensorRT 10.9.0 has no DLA" in found["DLA in TensorRT"].mend
+
+
+def test_a_tensorrt_that_crashes_on_import_is_a_fact(tmp_path):
+    found = facts(jetson(tmp_path), answers({"tensorrt": None}))
+    assert found["TensorRT"].value == "cannot be imported: the import ends in a crash"
+    assert found["TensorRT"].ok is False
+
+
+def test_what_only_a_board_needs_is_no_fault_of_a_pc(tmp_path):
+    found = facts(tmp_path, answers({"tensorrt": ABSENT, "pycuda.driver": ABSENT}))
+    assert healthy(list(found.values()))
+    assert "no Jetson" in found["machine"].value
+    assert "virtual board" in found["machine"].value
+    assert found["orin bench uses"].value == "virtual:agx-orin-64gb (simulated)"
+    assert {found[name].ok for name in ("TensorRT", "DLA compiler", "tegrastats", "pycuda")} == {None}
+
+
+def test_a_missing_base_package_is_a_fault_anywhere(tmp_path):
+    found = facts(tmp_path, answers({"mlperf_loadgen": ABSENT}))
+    assert found["LoadGen"] == Fact(
+        "LoadGen", "not installed", False, f"{sys.executable} -m pip install mlcommons-loadgen"
+    )
+    assert not healthy(list(found.values()))
+
+
+def test_everything_missing_on_a_board_has_a_command_and_none_installs_tensorrt(tmp_path):
+    root = tmp_path / "proc/device-tree"
+    root.mkdir(parents=True)
+    (root / "compatible").write_text("nvidia,p3701-0005\0nvidia,tegra234\0")
+    found = facts(tmp_path, answers(dict.fromkeys(GOOD, ABSENT)))
+    faults = [fact for fact in found.values() if fact.ok is False]
+    assert len(faults) == 10
+    assert all(fact.mend for fact in faults)
+    assert not any("pip install tensorrt" in fact.mend for fact in faults)
+
+
+def test_rights_are_asked_of_sudo_and_never_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    root = jetson(tmp_path)
+    assert "may be run" in facts(root, answers(sudo="/usr/sbin/nvpmodel"))["rights"].value
+    without = facts(root, answers())["rights"]
+    assert without.ok is None
+    assert "sudoers" in without.mend
+
+
+@pytest.mark.parametrize(
+    "release,package,text",
+    [
+        ("R35 (release), REVISION: 4.1", None, "L4T 35.4.1 (JetPack 5.1.2)"),
+        ("R36 (release), REVISION: 9.9", None, "L4T 36.9.9 (JetPack unknown)"),
+        ("", "36.4.0-20240912212859", "L4T 36.4.0 (JetPack 6.1)"),
+        ("", None, "L4T unknown (JetPack unknown)"),
+    ],
+)
+def test_l4t_and_jetpack(tmp_path, release, package, text):
+    assert facts(jetson(tmp_path, release=release), answers(dpkg_query=package))["system"].value == text
+
+
+def test_every_release_of_the_table_is_three_numbers():
+    assert all(len(l4t.split(".")) == 3 and jetpack(l4t).endswith(f"{known})") for l4t, known in JETPACK_BY_L4T.items())
+
+
+@pytest.mark.parametrize(
+    "version,dla",
+    [("8.5.2.2", True), ("10.3.0", True), ("10.7.0", True), ("10.8.0", False), ("10.16.2.10", False)]
+    + [("11.3.0", False), ("11.4.0.106", False), ("11.4.1", True), ("12.0.0", True)],
+)
+def test_which_tensorrt_has_a_dla(version, dla):
+    assert has_dla(version) is dla
+
+
+def test_programs_that_fail_say_nothing():
+    assert run_program([sys.executable, "-c", "print('hi')"]) == "hi\n"
+    assert run_program([sys.executable, "-c", "raise SystemExit(3)"]) is None
+    assert run_program(["/no/such/program"]) is None
+
+
+def test_the_probe_tells_version_path_and_cores_of_a_tensorrt(tmp_path, monkeypatch):
+    package = tmp_path / "tensorrt"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "__version__ = '10.3.0'\n"
+        "class Logger:\n    ERROR = 0\n    def __init__(self, level): print('a chatty library')\n"
+        "class Runtime:\n    num_DLA_cores = 2\n    def __init__(self, logger): pass\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def run(command):
+        return run_program(command) if command[3:4] == ["tensorrt"] else answers()(command)
+
+    found = facts(jetson(tmp_path / "root"), run)
+    assert found["TensorRT"].value == f"10.3.0, {package}/__init__.py"
+    assert found["DLA in TensorRT"].value == "2 cores"
+    (tmp_path / "tensorrt_libs").mkdir()
+    assert "server build" in facts(tmp_path / "root", run)["TensorRT"].value
+
+
+def test_the_command_on_this_machine(capsys):
+    code = main(["doctor", "--json", "--quiet"])
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert captured.err == ""
+    assert code == (0 if found["ok"] else 1)
+    assert found["ok"] == all(fact["ok"] is not False for fact in found["facts"])
+    assert {"name", "value", "ok", "mend"} == set(found["facts"][0])
