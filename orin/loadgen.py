@@ -56,6 +56,7 @@ class SampleLibrary:
         self.count = count
         self.order: list[int] = []
         self.position = np.zeros(len(prepared), dtype=np.int64)
+        self.first: list[int] = []
 
     def load(self, indices: Sequence[int]) -> None:
         """Put samples next to each other in LoadGen's order (MultiStream's list ends with wrapped-around ones)."""
@@ -64,13 +65,16 @@ class SampleLibrary:
             self._pipeline.samples.store(place, [self._prepared[index]])
         for place in range(len(self.order) - 1, -1, -1):  # the first place of an index counts
             self.position[self.order[place]] = place
+        self.first = self.position.tolist()
 
     def unload(self, indices: Sequence[int]) -> None:
         """Keep the memory: the next load overwrites it."""
 
     def place(self, indices: Sequence[int]) -> int | None:
         """Return where a query's samples lie one after another; None where they do not."""
-        first = int(self.position[indices[0]])
+        first = self.first[indices[0]]
+        if len(indices) == 1:
+            return first
         places = (first, first + self.count)  # an index near the front is also among the wrapped-around ones
         for place in places:
             if self.order[place : place + len(indices)] == list(indices):

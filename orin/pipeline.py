@@ -49,28 +49,36 @@ class Lane:
         self.copied_bytes = 0
         self._board = board
         self._staging: dict[int, Staging] = {}
+        self._bound: dict[tuple[int, int], tuple[list[Enqueue], Sequence[int] | None]] = {}
 
     def item(self, chunks: Sequence[Chunk], slot: int, samples: SampleSet) -> WorkItem:
         """Bind one work item's chunks: in place where they lie together, else gathered."""
-        item = WorkItem(self.taker.accelerator, slot, chunks[0].ids, [])
-        if len(chunks) > 1:
-            item.ids = [number for chunk in chunks for number in chunk.ids]
-        rows: list[int] = []
-        lanes = 0
-        for step, chunk in enumerate(chunks):
-            start = self._in_place(chunk.positions, samples)
+        ids = chunks[0].ids if len(chunks) == 1 else [number for chunk in chunks for number in chunk.ids]
+        item = WorkItem(self.taker.accelerator, slot, ids, [])
+        starts = [self._in_place(chunk.positions, samples) for chunk in chunks]
+        for step, (chunk, start) in enumerate(zip(chunks, starts)):
             if start is None:
-                staging = self._gather(chunk.positions, slot * len(chunks) + step, samples)
-                enqueue = Enqueue(self.loaded, staging.addresses, len(chunk.ids))
-                rows += range(lanes, lanes + len(chunk.ids))
+                addresses, read = self._gather(chunk.positions, slot * len(chunks) + step, samples), len(chunk.ids)
             else:
-                addresses = samples.addresses(self.engine, start)
-                enqueue = Enqueue(self.loaded, addresses, chunk.positions[-1] - start + 1)
-                rows += [lanes + position - start for position in chunk.positions]
-            item.enqueues.append(enqueue)
-            lanes += enqueue.samples
-        if len(rows) < lanes:
-            item.rows = rows
+                addresses, read = samples.addresses(self.engine, start), chunk.positions[-1] - start + 1
+            item.enqueues.append(Enqueue(self.loaded, addresses, read))
+        if sum(enqueue.samples for enqueue in item.enqueues) > len(ids):
+            item.rows = _rows(chunks, starts, item.enqueues)
+        return item
+
+    def item_at(self, position: int, ids: Sequence[int], samples: SampleSet) -> WorkItem:
+        """Bind consecutive samples to slot 0, as many batches as they need; what lies in place is bound only once."""
+        key = (position, len(ids))
+        bound = self._bound.get(key)
+        if bound is not None:
+            return WorkItem(self.taker.accelerator, 0, ids, *bound)
+        batch, end = self.taker.batch, position + len(ids)
+        starts = range(position, end, batch)
+        chunks = [Chunk(range(at, min(at + batch, end)), ids[at - position : at - position + batch]) for at in starts]
+        copied = self.copied_bytes
+        item = self.item(chunks, 0, samples)
+        if self.copied_bytes == copied:
+            self._bound[key] = (item.enqueues, item.rows)
         return item
 
     def _in_place(self, positions: Sequence[int], samples: SampleSet) -> int | None:
@@ -89,12 +97,12 @@ class Lane:
         ascending = isinstance(positions, range) or all(a < b for a, b in zip(positions, positions[1:]))
         return start if ascending else None
 
-    def _gather(self, positions: Sequence[int], place: int, samples: SampleSet) -> Staging:
+    def _gather(self, positions: Sequence[int], place: int, samples: SampleSet) -> tuple[int, ...]:
         staging = self._staging.get(place)
         if staging is None:
             staging = self._staging[place] = Staging(self._board, self.engine, self.taker.batch)
         self.copied_bytes += samples.gather(self.engine, positions, staging)
-        return staging
+        return staging.addresses
 
     def start(self, item: WorkItem) -> None:
         """Enqueue a work item; the slot must be idle."""
@@ -108,6 +116,17 @@ class Lane:
         if outputs is None or item.rows is None:
             return outputs
         return [output[item.rows] for output in outputs]
+
+
+def _rows(chunks: Sequence[Chunk], starts: Sequence[int | None], enqueues: Sequence[Enqueue]) -> list[int]:
+    """Return which rows of a work item's outputs its samples are, where batches read more than was asked for."""
+    rows: list[int] = []
+    before = 0
+    for chunk, start, enqueue in zip(chunks, starts, enqueues):
+        first = range(len(chunk.ids)) if start is None else (position - start for position in chunk.positions)
+        rows += [before + row for row in first]
+        before += enqueue.samples
+    return rows
 
 
 class Pipeline:
@@ -172,15 +191,10 @@ class Pipeline:
         if self.failure is not None:
             raise self.failure
 
-    def run_now(self, item_ids: Sequence[int], position: int) -> tuple[WorkItem, Outputs]:
+    def run_now(self, ids: Sequence[int], position: int) -> tuple[WorkItem, Outputs]:
         """Answer consecutive samples on the calling thread with the first accelerator, one batch after another."""
         lane = self.lanes[0]
-        batch = lane.taker.batch
-        chunks = [
-            Chunk(range(position + at, position + min(at + batch, len(item_ids))), item_ids[at : at + batch])
-            for at in range(0, len(item_ids), batch)
-        ]
-        item = lane.item(chunks, 0, self.samples)
+        item = lane.item_at(position, ids, self.samples)
         try:
             lane.start(item)
             return item, lane.finish(item)

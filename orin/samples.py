@@ -48,6 +48,8 @@ class SampleSet:
                 regions.append(region)
             self._of_engine[engine.manifest.engine_sha256] = tuple(regions)
         self.memory: SharedTensor = board.allocate(size)
+        # Positions that are multiples of this lie on 256-byte addresses in every layout.
+        self.align = math.lcm(*(ALIGNMENT // math.gcd(ALIGNMENT, region.stride) for region in self._regions))
 
     def _same(self, binding: Binding) -> Region | None:
         for region in self._regions:
@@ -74,11 +76,6 @@ class SampleSet:
             by_input[region.binding.name] = max(by_input.get(region.binding.name, 0), region.stride)
         return sum(by_input.values())
 
-    @property
-    def align(self) -> int:
-        """Positions that are multiples of this lie on 256-byte addresses in every layout."""
-        return math.lcm(*(ALIGNMENT // math.gcd(ALIGNMENT, region.stride) for region in self._regions))
-
     def store(self, position: int, inputs: Sequence[np.ndarray]) -> int:
         """Write one sample's inputs (INT8 [C,H,W] each) in every layout; return the bytes written."""
         by_name = {r.binding.name: array for r, array in zip(self._inputs(), inputs)}
@@ -96,7 +93,8 @@ class SampleSet:
     def addresses(self, engine: Engine, position: int) -> tuple[int, ...]:
         """Return where an engine finds each input of the samples from `position` on."""
         base = self.memory.address
-        return tuple(base + r.offset + position * r.stride for r in self._of_engine[engine.manifest.engine_sha256])
+        regions = self._of_engine[engine.manifest.engine_sha256]
+        return tuple([base + region.offset + position * region.stride for region in regions])
 
     def gather(self, engine: Engine, positions: Sequence[int], target: Staging) -> int:
         """Copy scattered samples next to each other; return the bytes copied."""

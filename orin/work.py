@@ -40,10 +40,21 @@ class WorkItem:
 
 @dataclass(slots=True)
 class Chunk:
-    """Samples for one enqueue: their positions in the loaded set and the ids that they answer."""
+    """Samples of the loaded set: their positions and the ids that they answer; those before `at` are taken."""
 
     positions: Sequence[int]
     ids: Sequence[int]
+    at: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids) - self.at
+
+    def cut(self, samples: int) -> Chunk:
+        """Take the first samples that are left."""
+        end = self.at + samples
+        head = Chunk(self.positions[self.at : end], self.ids[self.at : end])
+        self.at = min(end, len(self.ids))
+        return head
 
 
 def rounds(positions: np.ndarray, ids: Sequence[int]) -> list[Chunk]:
@@ -81,6 +92,7 @@ class Tail:
     def __init__(self, takers: Sequence[Taker]) -> None:
         self._takers = {taker.accelerator: taker for taker in takers}
         self._per_s: dict[str, float] = {}
+        self._all_per_s = 0.0
         self._in_flight = {taker.accelerator: 0 for taker in takers}
 
     def issued(self, accelerator: str, samples: int) -> None:
@@ -93,6 +105,7 @@ class Tail:
         busy_ns = item.end_ns - item.begin_ns
         if busy_ns > 0:
             self._per_s[item.accelerator] = len(item.ids) * 1e9 / busy_ns
+            self._all_per_s = sum(self._per_s.values())
 
     def share(self, taker: Taker, waiting: int) -> int:
         """Return how many of the waiting samples this accelerator should take now; 0: leave them to the others."""
@@ -100,8 +113,10 @@ class Tail:
         if len(self._takers) == 1 or len(self._per_s) < len(self._takers):
             return full
         own, busy = self._per_s[taker.accelerator], self._in_flight[taker.accelerator]
+        if waiting > 2 * (busy + full) / own * self._all_per_s:  # plenty, whoever takes it
+            return full
         if not taker.static:
-            balanced_s = (waiting + sum(self._in_flight.values())) / sum(self._per_s.values())
+            balanced_s = (waiting + sum(self._in_flight.values())) / self._all_per_s
             return min(full, max(int(balanced_s * own) - busy, 0 if busy else 1))
         # Just before this batch would end: were all waiting samples done by the others?
         end_s = (busy + taker.batch * taker.loop) / own * (1 - 1e-9)
@@ -134,8 +149,8 @@ class WorkQueue:
         with self._changed:
             self._rounds.extend(chunks)
             if not self._ordered:
-                self._rounds = deque(sorted(self._rounds, key=lambda chunk: -len(chunk.ids)))
-            self._waiting += sum(len(chunk.ids) for chunk in chunks)
+                self._rounds = deque(sorted(self._rounds, key=lambda chunk: -len(chunk)))
+            self._waiting += sum(map(len, chunks))
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -202,12 +217,11 @@ class WorkQueue:
         """Take what lies within one batch of consecutive samples; where that is less than half, a batch to gather."""
         at = -1 if taker.static else 0
         source = self._rounds[at]
+        begin, most = source.at, min(samples, len(source))
         span = taker.batch if taker.static else samples
-        taken = bisect_left(source.positions, source.positions[0] + span, 0, min(samples, len(source.ids)))
-        if 2 * taken < samples:
-            taken = min(samples, len(source.ids))
-        chunk = _cut(source, taken)
-        if not source.ids:
+        taken = bisect_left(source.positions, source.positions[begin] + span, begin, begin + most) - begin
+        chunk = source.cut(taken if 2 * taken >= samples else most)
+        if not len(source):
             del self._rounds[at]
         return chunk
 
@@ -215,16 +229,9 @@ class WorkQueue:
         positions: list[int] = []
         ids: list[int] = []
         while self._rounds and len(ids) < samples:
-            chunk = _cut(self._rounds[0], samples - len(ids))
+            chunk = self._rounds[0].cut(samples - len(ids))
             positions += chunk.positions
             ids += chunk.ids
-            if not self._rounds[0].ids:
+            if not len(self._rounds[0]):
                 self._rounds.popleft()
         return Chunk(positions, ids)
-
-
-def _cut(chunk: Chunk, samples: int) -> Chunk:
-    """Split off the first samples of a chunk."""
-    head = Chunk(chunk.positions[:samples], chunk.ids[:samples])
-    chunk.positions, chunk.ids = chunk.positions[samples:], chunk.ids[samples:]
-    return head
