@@ -21,7 +21,6 @@ from orin.plan import Plan
 from orin.predict import predict_plan
 from orin.record import Recorder, RunRecord, load_record
 from orin.scenario import MULTISTREAM_SAMPLES, ScenarioSettings, settings_from_probe
-from orin.soc import Clocks
 from orin.virtual.predict import Options
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 MIN_SAMPLES = 256  # distinct samples made from few photos, by crops
 IDLE_S = 3.0
+AFTER_S = 0.3  # readings behind the window, for its edge
 IDLE_SETTLE_S = 1.3  # three time constants of the sensor's filter
 PACKAGES = ("numpy", "onnx", "onnxruntime", "mlcommons-loadgen", "opencv-python-headless", "tensorrt", "pycuda")
 
@@ -64,32 +64,47 @@ def prepare_samples(desk: Desk, built: Built, at_least: int = MIN_SAMPLES) -> Pr
 
 
 def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
-    """Run a plan under LoadGen on a board and return the record; OrinError names what failed."""
+    """Run a plan under LoadGen on a board and return the record; OrinError names what failed.
+
+    An accuracy run computes every answer and measures neither speed nor power.
+    """
     options.runs.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before anything is built
     built = build_engines(plan, desk)
     prepared = prepare_samples(desk, built, max(MIN_SAMPLES, plan.gpu_batch))
     count = loaded_samples(plan, built, len(prepared.samples))
     desk.say(_headline(plan, board, options))
     with Recorder(options.runs, _before(plan, board, built, prepared, options)) as recorder:
-        with (
-            board.meter(recorder.power_line) as meter,
-            Pipeline(plan, board, built.engines, capacity=count + MULTISTREAM_SAMPLES) as pipeline,
-        ):
+        with Pipeline(plan, board, built.engines, capacity=count + MULTISTREAM_SAMPLES) as pipeline:
             library = SampleLibrary(pipeline, prepared.samples, count)
             recorder.values["clocks"] = asdict(pipeline.clocks)
-            recorder.values["prediction"] = _prediction(plan, board, pipeline.clocks, options)
             recorder.values["memory"] = {"kind": plan.memory, "layouts": pipeline.samples.layouts}
-            idle = _idle(options.idle_s)
-            library.load(range(count))
-            settings = _settings(pipeline, options, count)
-            recorder.values["settings"] = asdict(settings)
-            copied = pipeline.copied_bytes
-            result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
-            copied = pipeline.copied_bytes - copied
-            time.sleep(0.3)  # one more power reading behind the window
-            values = _after(board, result, copied, pipeline) | _power(meter, result, idle)
+            values = (_answers if options.accuracy else _measured)(pipeline, library, recorder, options)
         recorder.finish(values)
     return load_record(recorder.folder)
+
+
+def _answers(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, options: Bench) -> dict[str, Any]:
+    """Run LoadGen's accuracy mode; the answers are in its own log."""
+    settings = ScenarioSettings(options.scenario, options.seconds, expected=1.0, accuracy=True)
+    recorder.values["settings"] = asdict(settings)
+    result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
+    return {**_after(pipeline, result), "valid": None, "answers": "loadgen/mlperf_log_accuracy.json"}
+
+
+def _measured(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, options: Bench) -> dict[str, Any]:
+    """Idle, probe, run; speed, copies and power of the run alone."""
+    recorder.values["prediction"] = _prediction(pipeline, options)
+    with pipeline.board.meter(recorder.power_line) as meter:
+        idle = _idle(options.idle_s)
+        library.load(range(library.count))
+        settings = settings_from_probe(pipeline, options.scenario, options.seconds, library.count, options.server_qps)
+        recorder.values["settings"] = asdict(settings)
+        copied = pipeline.copied_bytes
+        result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
+        copied = pipeline.copied_bytes - copied
+        time.sleep(AFTER_S)
+        values = _after(pipeline, result) | _power(meter, result, idle)
+    return {**values, "copied_bytes": copied, "pace": pipeline.board.keeps_pace()}
 
 
 def loaded_samples(plan: Plan, built: Built, prepared: int) -> int:
@@ -104,17 +119,12 @@ def _headline(plan: Plan, board: Board, options: Bench) -> str:
     return f"{plan.network} on {used} of {board.name} ({board.provenance}), {options.scenario}, {options.seconds:g} s"
 
 
-def _settings(pipeline: Pipeline, options: Bench, count: int) -> ScenarioSettings:
-    if options.accuracy:
-        return ScenarioSettings(options.scenario, options.seconds, 1.0, accuracy=True)
-    return settings_from_probe(pipeline, options.scenario, options.seconds, count, options.server_qps)
-
-
-def _prediction(plan: Plan, board: Board, clocks: Clocks, options: Bench) -> dict[str, Any]:
+def _prediction(pipeline: Pipeline, options: Bench) -> dict[str, Any]:
     """What the virtual Orin expects of this run at the clocks in force, kept beside what is seen."""
-    held = plan if plan.mode else replace(plan, clocks_mhz=clocks.as_mhz())
+    plan = pipeline.plan
+    held = plan if plan.mode else replace(plan, clocks_mhz=pipeline.clocks.as_mhz())
     asked = Options(seconds=options.seconds, server_qps=options.server_qps)
-    return predict_plan(held, board.soc.name, options.scenario, asked).as_json()
+    return predict_plan(held, pipeline.board.soc.name, options.scenario, asked).as_json()
 
 
 def _idle(seconds: float) -> tuple[int, int] | None:
@@ -174,15 +184,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _after(board: Board, result: LoadgenResult, copied: int, pipeline: Pipeline) -> dict[str, Any]:
+def _after(pipeline: Pipeline, result: LoadgenResult) -> dict[str, Any]:
     return {
         "loadgen": {key: value for key, value in result.values.items() if key.startswith(("result", "early_stop"))},
         "valid": result.valid,
         "invalid_reasons": list(result.reasons),
         "window_ns": [result.begin_ns, result.end_ns],
-        "copied_bytes": copied,
         "sample_bytes": pipeline.samples.sample_bytes,
-        "pace": board.keeps_pace(),
     }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engines.engine import Engine
 from engines.spec import EngineSpec, Ranges, TensorFormat
 from orin.errors import OrinError
+from orin.photos import library_photos
 from orin.plan import Plan
 
 if TYPE_CHECKING:
@@ -68,13 +69,16 @@ def dla_network(plan: Plan, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Gr
 
 
 def build_engines(plan: Plan, desk: Desk | None = None) -> Built:
-    """Build (or find in the cache) the GPU and DLA engines of a plan."""
+    """Build (or find in the cache) the GPU and DLA engines of a plan.
+
+    Without a desk, ranges that the plan does not name are collected on the library's photos.
+    """
     from engines.build import build
     from engines.cache import EngineCache
     from engines.zoo import model as zoo_model
     from engines.zoo import network as zoo_network
 
-    desk = desk or Desk()
+    desk = desk or Desk(photos=library_photos())
     network = zoo_network(plan.network)
     checkpoint = Path(plan.weights) if plan.weights else None
     model = zoo_model(plan.network, checkpoint)

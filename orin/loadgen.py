@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
@@ -178,10 +179,13 @@ def run_loadgen(
     sut = lg.ConstructFastSUT(client.issue, client.flush)
     qsl = lg.ConstructQSL(len(library.position), library.count, library.load, library.unload)
     before = _utc_offset_ns()
+    gc.collect()
+    gc.disable()  # a collection holds every thread up for longer than a DLA's work in flight lasts
     try:
         lg.StartTestWithLogSettings(sut, qsl, _test_settings(settings), _log_settings(logs), str(logs / "audit.config"))
         after = _utc_offset_ns()
     finally:
+        gc.enable()
         lg.DestroyQSL(qsl)
         lg.DestroyFastSUT(sut)
         if not inline:
