@@ -6,24 +6,20 @@ good the model is. Module power is compared with published module power; wall po
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import SHARED, arguments, emit
 
-from orin.plan import Plan  # noqa: E402
-from orin.soc import AGX_ORIN_64GB_SOC as SOC  # noqa: E402
-from orin.virtual.predict import Options, Prediction, predict  # noqa: E402
+from orin.plan import Plan
+from orin.soc import AGX_ORIN_64GB_SOC as SOC
+from orin.virtual.predict import Options, Prediction, predict
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 Row = dict[str, str]
 TRTEXEC_CLOCKS = {  # as its rows give them; CPU from the mode
     "MAXN": {"gpu": 1290.0, "dla": 1600.0, "emc": 3199.0, "cpu": 2201.6},
@@ -54,7 +50,7 @@ class Case:
 
 
 def read(name: str) -> list[Row]:
-    with (DATA / name).open(encoding="utf-8") as file:
+    with (SHARED / name).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -254,20 +250,18 @@ def show(cases: list[Case], table: list[dict[str, Any]], speed: dict[str, float]
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="compare steady state and all events over 20 s, not 600")
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    args = parser.parse_args(argv)
-    if not DATA.is_dir():
-        print(f"fidelity: no data at {DATA}: published rows are read from ../shared/data", file=sys.stderr)
+def main() -> int:
+    """Print the rows, unless `--json`, and one JSON object."""
+    options = arguments(__doc__ or "")
+    if not SHARED.is_dir():
+        print(f"fidelity: no data at {SHARED}: published rows are read from ../shared/data", file=sys.stderr)
         return 2
     cases = all_cases()
-    table, speed = summary(cases), steady_against_full(20 if args.quick else 600)
-    show(cases, table, speed)
-    if args.json:
-        rows = [{**asdict(case), "error_pct": case.error_pct} for case in cases]
-        print(json.dumps({"rows": rows, "groups": table, "steady_against_full": speed}))
+    table, speed = summary(cases), steady_against_full(20 if options.quick else 600)
+    if not options.json:
+        show(cases, table, speed)
+    rows = [{**asdict(case), "error_pct": case.error_pct} for case in cases]
+    emit({"rows": rows, "groups": table, "steady_against_full": speed}, [], options)
     return 0
 
 

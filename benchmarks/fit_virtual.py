@@ -12,18 +12,15 @@ import json
 import re
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from common import SHARED
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from orin.soc import AGX_ORIN_64GB_SOC as SOC
+from orin.virtual.parameters import PARAMETERS_PATH
 
-from orin.soc import AGX_ORIN_64GB_SOC as SOC  # noqa: E402
-from orin.virtual.parameters import PARAMETERS_PATH  # noqa: E402
-
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 TOP = SOC.max_clocks
 GPU_ACTIVATION_BYTES = 22e6  # DRAM bytes of one ResNet-50 image at batch 256, derived from published EMC readings
 BENCH_GPU_MHZ = 1290.0  # what the trtexec rows say their GPU ran at
@@ -233,8 +230,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write the values into orin/virtual/parameters.yaml")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
-    if not DATA.is_dir():
-        print(f"fit_virtual: no data at {DATA}: the fit needs ../shared/data beside the checkout", file=sys.stderr)
+    if not SHARED.is_dir():
+        print(f"fit_virtual: no data at {SHARED}: the fit needs ../shared/data beside the checkout", file=sys.stderr)
         return 2
     text = PARAMETERS_PATH.read_text(encoding="utf-8")
     document = yaml.safe_load(text)
