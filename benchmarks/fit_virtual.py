@@ -56,11 +56,11 @@ class Rows:
         return float(found[1])
 
 
-def read_rows(data: Path = DATA) -> Rows:
+def read_rows() -> Rows:
     """Read both fit tables."""
-    with (data / "published_fit.csv").open(encoding="utf-8") as file:
+    with (SHARED / "published_fit.csv").open(encoding="utf-8") as file:
         published = {row["id"]: row for row in csv.DictReader(file)}
-    with (data / "mlperf_v3.0_gpu_only.csv").open(encoding="utf-8") as file:
+    with (SHARED / "mlperf_v3.0_gpu_only.csv").open(encoding="utf-8") as file:
         mlperf = {(row["benchmark"], row["scenario"]): row for row in csv.DictReader(file)}
     return Rows(published, mlperf)
 
