@@ -1,6 +1,6 @@
 """Costs of engines: against hand-computed laws and the published rows behind them."""
 
-import importlib.util
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,13 +181,9 @@ def test_reference_workload_is_that_of_the_zoo():
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="published rows are not here")
-def test_stored_parameters_are_what_the_fit_gives():
-    spec = importlib.util.spec_from_file_location("fit_virtual", ROOT / "benchmarks" / "fit_virtual.py")
-    fit_virtual = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["fit_virtual"] = fit_virtual
-    spec.loader.exec_module(fit_virtual)
+def test_stored_parameters_are_what_the_fit_gives(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    fit_virtual = importlib.import_module("fit_virtual")
     document = yaml.safe_load(PARAMETERS_PATH.read_text(encoding="utf-8"))
     for fitted in fit_virtual.fit(fit_virtual.read_rows(), document):
         place = document
