@@ -74,6 +74,7 @@ def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
     count = loaded_samples(plan, built, len(prepared.samples))
     desk.say(_headline(plan, board, options))
     with Recorder(options.runs, _before(plan, board, built, prepared, options)) as recorder:
+        (recorder.folder / "plan.yaml").write_text(plan.dumps(), encoding="utf-8")
         with Pipeline(plan, board, built.engines, capacity=count + MULTISTREAM_SAMPLES) as pipeline:
             library = SampleLibrary(pipeline, prepared.samples, count)
             recorder.values["clocks"] = asdict(pipeline.clocks)

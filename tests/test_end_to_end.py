@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orin.plan import Plan
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = (
     "bench resnet50 --board virtual:agx-orin-64gb --stack mlperf-v3.0 --scenario offline --seconds 2 "
@@ -51,6 +53,7 @@ def test_bench_prints_one_json_object_with_everything(place):
     run = place / found["run_dir"]
     assert (run / "record.json").is_file() and (run / "loadgen" / "mlperf_log_detail.txt").is_file()
     assert "SIMULATED" in (run / "report.html").read_text()
+    assert Plan.load(run / "plan.yaml").stack == "mlperf-v3.0"
 
 
 def test_record_names_plan_data_and_what_was_not_computed(place):

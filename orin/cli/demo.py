@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +44,6 @@ def handle(options: argparse.Namespace) -> int:
     desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)
     _say_placement(plan, talk)
     record = bench(plan, board, desk, Bench("offline", seconds, options.runs))
-    (record.folder / "plan.yaml").write_text(plan.dumps(), encoding="utf-8")
     write_report(record)
     talk.say(f"demo took {time.monotonic() - begin:.1f} s, {seconds:g} s of them the run itself")
     if options.json:
@@ -69,9 +71,12 @@ def _say_placement(plan: Plan, talk: Talk) -> None:
 
 
 def _say_next(folder: Path, soc: str) -> None:
-    print(
-        f"\nTry next:\n"
-        f"  orin bench --plan {folder / 'plan.yaml'} --gpu-batch 0        # the two DLAs alone\n"
-        f"  orin predict resnet50 --board {soc} --mode 30W      # another power mode, in a second\n"
-        f"  orin doctor                                             # what this machine has and lacks"
-    )
+    orin = "orin" if shutil.which("orin") else os.path.relpath(sys.argv[0])
+    lines = {
+        f"{orin} bench --plan {folder / 'plan.yaml'} --gpu-batch 0": "the two DLAs alone",
+        f"{orin} predict resnet50 --board {soc} --mode 30W": "another power mode, in a second",
+        f"{orin} doctor": "what this machine has and lacks",
+    }
+    print("\nTry next:")
+    for command, why in lines.items():
+        print(f"  # {why}\n  {command}")
