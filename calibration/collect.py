@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from calibration.observers import Observer
@@ -22,7 +22,7 @@ FLOATS = ("float32", "float64")
 
 def collect_ranges(
     model: onnx.ModelProto,
-    batches: Iterable[np.ndarray],
+    batches: Iterable[NDArray[Any]],
     observer: Observer,
     progress: Callable[[int], None] | None = None,
     fixed: Mapping[str, float] | None = None,
@@ -108,7 +108,7 @@ def _session(model: onnx.ModelProto) -> Any:
         raise CalibrationError(f"ONNX Runtime cannot load the network: {_line(error)}") from error
 
 
-def _run(session: Any, image: str, batch: np.ndarray) -> list[np.ndarray]:
+def _run(session: Any, image: str, batch: NDArray[Any]) -> list[NDArray[Any]]:
     try:
         return list(session.run(None, {image: batch}))
     except Exception as error:  # as above

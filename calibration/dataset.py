@@ -9,8 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from engines.errors import EngineError
@@ -35,7 +37,7 @@ class Prepared:
     """Samples as int8 [N,C,H,W], where each came from (`photo.jpg`, crops after the first `photo.jpg#1` on), and
     the images that were skipped."""
 
-    samples: np.ndarray
+    samples: NDArray[Any]
     sources: tuple[str, ...]
     skipped: tuple[Skipped, ...]
 
@@ -49,7 +51,7 @@ class _Window:
     side: int
     mirrored: bool
 
-    def cut(self, image: np.ndarray) -> np.ndarray:
+    def cut(self, image: NDArray[Any]) -> NDArray[Any]:
         """Return the window of an image [H,W,3], contiguous."""
         square = image[self.top : self.top + self.side, self.left : self.left + self.side]
         return np.ascontiguousarray(square[:, ::-1] if self.mirrored else square)
@@ -81,7 +83,7 @@ def prepare_images(
     """
     skipped: list[Skipped] = []
     sources: list[str] = []
-    samples = np.empty((0,), np.int8)
+    samples: NDArray[Any] = np.empty((0,), np.int8)
     results = _prepared(paths, lambda crop: _int8(crop, preprocess), _Crops(crops, seed), workers)
     for done, result in enumerate(results, start=1):
         if isinstance(result, Skipped):
@@ -113,9 +115,9 @@ class FloatBatches:
     seed: int = 0
     skipped: list[Skipped] = field(default_factory=list, init=False)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[NDArray[Any]]:
         self.skipped = []
-        waiting: list[np.ndarray] = []
+        waiting: list[NDArray[Any]] = []
         count = 0
         crops = _Crops(self.crops, self.seed)
         for result in _prepared(self.paths, lambda crop: prepare(crop, self.preprocess), crops, workers=None):
@@ -132,7 +134,7 @@ class FloatBatches:
         _check_some(count, self.skipped)
 
 
-def dequantised_batches(samples: np.ndarray, amax: float, batch: int = 16) -> Iterator[np.ndarray]:
+def dequantised_batches(samples: NDArray[Any], amax: float, batch: int = 16) -> Iterator[NDArray[Any]]:
     """Yield INT8 samples [N,C,H,W] as the float32 batches that an INT8 network sees at its input."""
     scale = np.float32(amax / INT8_MAX)
     for begin in range(0, len(samples), batch):
@@ -150,7 +152,7 @@ class _Crops:
         if self.count < 1:
             raise CalibrationError(f"{self.count} crops a photo are asked for, expected one at least")
 
-    def of(self, image: np.ndarray, index: int) -> list[np.ndarray]:
+    def of(self, image: NDArray[Any], index: int) -> list[NDArray[Any]]:
         """Return the image itself, then the random windows of the photo at `index`."""
         rng = np.random.default_rng((self.seed, index))
         windows: dict[_Window, None] = {}
@@ -172,24 +174,24 @@ def _window(height: int, width: int, rng: np.random.Generator) -> _Window:
     return _Window(top, left, side, bool(rng.integers(2)))
 
 
-def _int8(crop: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+def _int8(crop: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
     return quantise(prepare(crop, preprocess), preprocess.amax)
 
 
 def _prepared(
-    paths: Sequence[Path], make: Callable[[np.ndarray], np.ndarray], crops: _Crops, workers: int | None
-) -> Iterator[list[np.ndarray] | Skipped]:
+    paths: Sequence[Path], make: Callable[[NDArray[Any]], NDArray[Any]], crops: _Crops, workers: int | None
+) -> Iterator[list[NDArray[Any]] | Skipped]:
     """Yield what `make` makes of the crops of each photo, in order; at most two photos a worker are in flight."""
     workers = workers or os.cpu_count() or 1
 
-    def prepared(index: int) -> list[np.ndarray] | Skipped:
+    def prepared(index: int) -> list[NDArray[Any]] | Skipped:
         try:
             return [make(crop) for crop in crops.of(read_image(paths[index]), index)]
         except (EngineError, CalibrationError) as error:
             return Skipped(str(paths[index]), str(error))
 
     with _one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
-        flying: deque[Future[list[np.ndarray] | Skipped]] = deque()
+        flying: deque[Future[list[NDArray[Any]] | Skipped]] = deque()
         for index in range(len(paths)):
             flying.append(pool.submit(prepared, index))
             if len(flying) > 2 * workers:

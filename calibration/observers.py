@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Observer(Protocol):
@@ -18,7 +19,7 @@ class Observer(Protocol):
     method: str
     extremes_only: bool
 
-    def update(self, name: str, values: np.ndarray) -> None:
+    def update(self, name: str, values: NDArray[Any]) -> None:
         """Take the values of a tensor in one batch."""
 
     @property
@@ -35,7 +36,7 @@ class MinMax:
     def __init__(self) -> None:
         self._amax: dict[str, float] = {}
 
-    def update(self, name: str, values: np.ndarray) -> None:
+    def update(self, name: str, values: NDArray[Any]) -> None:
         """Take the values of a tensor in one batch; NaN stays NaN."""
         self._amax[name] = float(np.maximum(self._amax.get(name, 0.0), np.max(np.abs(values), initial=0.0)))
 

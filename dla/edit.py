@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dla.errors import DlaError
 from engines.graph import read_graph
@@ -53,7 +54,7 @@ class Edit:
         """Return an initializer by name; None where that is no initializer."""
         return next((entry for entry in self.model.graph.initializer if entry.name == tensor), None)
 
-    def values(self, weight: onnx.TensorProto) -> np.ndarray:
+    def values(self, weight: onnx.TensorProto) -> NDArray[Any]:
         """Return the values of an initializer; DlaError where they are in a file that was not loaded."""
         from onnx import TensorProto, numpy_helper
 
@@ -63,7 +64,7 @@ class Edit:
             )
         return np.asarray(numpy_helper.to_array(weight))
 
-    def add_weight(self, name: str, values: np.ndarray) -> str:
+    def add_weight(self, name: str, values: NDArray[Any]) -> str:
         """Add an initializer under a new name made from `name`, and return that name."""
         from onnx import numpy_helper
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.errors import EngineError
 from engines.spec import TensorFormat
@@ -23,7 +25,7 @@ def sample_bytes(format: str, shape: tuple[int, ...], itemsize: int = 1) -> int:
     return math.prod(_memory_shape(_format(format), shape, itemsize)) * itemsize
 
 
-def pack(array: np.ndarray, format: str) -> np.ndarray:
+def pack(array: NDArray[Any], format: str) -> NDArray[Any]:
     """Lay samples [N, ...] out in a format: uint8 [N, sample_bytes]."""
     layout = _format(format)
     memory = np.zeros((len(array), *_memory_shape(layout, array.shape[1:], array.itemsize)), array.dtype)
@@ -32,7 +34,7 @@ def pack(array: np.ndarray, format: str) -> np.ndarray:
     return memory.reshape(len(array), -1).view(np.uint8)
 
 
-def unpack(packed: np.ndarray, format: str, shape: tuple[int, ...], dtype: str = "int8") -> np.ndarray:
+def unpack(packed: NDArray[Any], format: str, shape: tuple[int, ...], dtype: str = "int8") -> NDArray[Any]:
     """Return the samples [N, *shape] that `pack` laid out: the inverse on uint8 [N, sample_bytes]."""
     layout, itemsize = _format(format), np.dtype(dtype).itemsize
     expected = sample_bytes(layout, shape, itemsize)
@@ -80,7 +82,9 @@ def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def _windows(layout: TensorFormat, memory: np.ndarray, array: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _windows(
+    layout: TensorFormat, memory: NDArray[Any], array: NDArray[Any]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Yield pairs of views of one shape that hold the same elements: where they are stored, and in the array."""
     if layout is TensorFormat.LINEAR:
         yield memory, array

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.engine import Binding, Engine
 from engines.errors import EngineError
@@ -40,7 +42,7 @@ class OrtRunner:
         batch = self._session.get_inputs()[0].shape[0]
         self._chunk = batch if isinstance(batch, int) else CHUNK
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Compute the outputs, samples first, of packed inputs: uint8 [N, sample_bytes] each, in manifest order."""
         if len(inputs) != len(self._inputs) or len({len(packed) for packed in inputs}) != 1 or not len(inputs[0]):
             seen = [list(packed.shape) for packed in inputs]
@@ -51,13 +53,13 @@ class OrtRunner:
         parts = [self._run_chunk([packed[start : start + self._chunk] for packed in inputs]) for start in starts]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
-    def _run_chunk(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _run_chunk(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         feed = {binding.name: _real(binding, packed) for binding, packed in zip(self._inputs, inputs, strict=True)}
-        outputs: list[np.ndarray] = self._session.run(self._outputs, feed)
+        outputs: list[NDArray[Any]] = self._session.run(self._outputs, feed)
         return outputs
 
 
-def _real(binding: Binding, packed: np.ndarray) -> np.ndarray:
+def _real(binding: Binding, packed: NDArray[Any]) -> NDArray[Any]:
     """Return the real values of one packed input."""
     values = unpack(packed, binding.format, binding.shape, binding.dtype)
     return values if binding.scale is None else values * np.float32(binding.scale)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.errors import EngineError
 from engines.spec import INT8_MAX
@@ -32,7 +34,7 @@ PREPROCESS = {
 }
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path) -> NDArray[Any]:
     """Read an image file as uint8 [height, width, RGB]; EngineError names a file that is none."""
     import cv2
 
@@ -46,11 +48,11 @@ def read_image(path: Path) -> np.ndarray:
         image = None
     if image is None:
         raise EngineError(f"image {path} ({encoded.size} bytes) cannot be decoded, expected JPEG, PNG or the like")
-    rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    rgb: NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
 
 
-def prepare(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+def prepare(image: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
     """Turn uint8 [height, width, RGB] into float32 [3, crop, crop]."""
     import cv2
 
@@ -64,7 +66,7 @@ def prepare(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
 
-def quantise(array: np.ndarray, amax: float) -> np.ndarray:
+def quantise(array: NDArray[Any], amax: float) -> NDArray[Any]:
     """Return round(x * 127 / amax) as int8, half to even, clipped to [-127, 127]."""
-    steps: np.ndarray = np.rint(array * np.float32(INT8_MAX / amax))
+    steps: NDArray[Any] = np.rint(array * np.float32(INT8_MAX / amax))
     return steps.clip(-INT8_MAX, INT8_MAX).astype(np.int8)

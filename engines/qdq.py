@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.errors import EngineError
 from engines.onnx_model import raise_opset
@@ -124,14 +125,14 @@ class _QdqGraph:
             )
         return made
 
-    def _add(self, name: str, values: np.ndarray) -> str:
+    def _add(self, name: str, values: NDArray[Any]) -> str:
         from onnx.numpy_helper import from_array
 
         self._added.setdefault(name, from_array(values, name))
         return name
 
 
-def quantise_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def quantise_weight(weight: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return a weight as int8 of its shape, and float32 scales, one for each index along `axis`."""
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     amax = np.abs(rows).max(axis=1)

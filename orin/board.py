@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
+from numpy.typing import NDArray
 
 from engines.engine import Engine
 from orin.plan import Plan
@@ -24,7 +24,7 @@ OnLine = Callable[[int, str], None]
 class SharedTensor:
     """Memory that CPU and accelerators share: `array` (uint8) on the CPU's side, `address` on the accelerators'."""
 
-    array: np.ndarray
+    array: NDArray[Any]
     address: int
 
 
@@ -40,7 +40,7 @@ class LoadedEngine(Protocol):
     def wait(self, slot: int) -> tuple[int, int]:
         """Block until all that was enqueued on a slot is done; return its begin and end on `time.monotonic_ns`."""
 
-    def outputs(self, slot: int) -> list[np.ndarray] | None:
+    def outputs(self, slot: int) -> list[NDArray[Any]] | None:
         """Return the outputs of the slot's last wait, samples along the first axis; None where none are computed."""
 
     def close(self) -> None:

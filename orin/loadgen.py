@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orin.errors import OrinError
 from orin.pipeline import Outputs, Pipeline
@@ -51,7 +52,7 @@ class LoadgenResult:
 class SampleLibrary:
     """LoadGen's QSL over prepared samples: loads what LoadGen asks for into the pipeline's shared memory."""
 
-    def __init__(self, pipeline: Pipeline, prepared: np.ndarray, count: int) -> None:
+    def __init__(self, pipeline: Pipeline, prepared: NDArray[Any], count: int) -> None:
         self._pipeline = pipeline
         self._prepared = prepared
         self.count = count
@@ -159,7 +160,7 @@ class LoadgenClient:
         """Nothing is held back."""
 
 
-def top1(outputs: list[np.ndarray]) -> np.ndarray:
+def top1(outputs: list[NDArray[Any]]) -> NDArray[Any]:
     """The tail step of a classifier: index of the largest output of each sample."""
     scores = outputs[0]
     return np.asarray(scores.reshape(len(scores), -1).argmax(axis=1))

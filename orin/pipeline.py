@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.engine import Engine
 from orin.board import Board, LoadedEngine
@@ -26,7 +27,7 @@ from orin.samples import SampleSet, Staging
 from orin.soc import GPU
 from orin.work import Chunk, Enqueue, Taker, WorkItem, WorkQueue
 
-Outputs = list[np.ndarray] | None
+Outputs = list[NDArray[Any]] | None
 
 
 class Client(Protocol):
@@ -250,7 +251,7 @@ class Pipeline:
 
     # -- a user's own loop ----------------------------------------------------------------------------------------
 
-    def submit(self, *arrays: np.ndarray) -> Future[list[np.ndarray]]:
+    def submit(self, *arrays: NDArray[Any]) -> Future[list[NDArray[Any]]]:
         """Queue one pre-processed sample (float32 or INT8 [C,H,W] per input); the future gives its outputs.
 
         Blocks while the shared memory is full of samples that are still being answered.
@@ -295,12 +296,12 @@ class Submitter:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._futures: dict[int, Future[list[np.ndarray]]] = {}
+        self._futures: dict[int, Future[list[NDArray[Any]]]] = {}
         self._next = 0
         self._busy = [threading.Lock() for _ in range(pipeline.samples.capacity)]
         self.copied_bytes = 0
 
-    def submit(self, arrays: Sequence[np.ndarray]) -> Future[list[np.ndarray]]:
+    def submit(self, arrays: Sequence[NDArray[Any]]) -> Future[list[NDArray[Any]]]:
         """Store a sample in the next place of the ring and queue it."""
         pipeline = self._pipeline
         position = self._next % pipeline.samples.capacity
@@ -308,14 +309,14 @@ class Submitter:
         if pipeline.failure is not None:
             raise pipeline.failure
         self.copied_bytes += pipeline.samples.store(position, self._int8(arrays))
-        future: Future[list[np.ndarray]] = Future()
+        future: Future[list[NDArray[Any]]] = Future()
         number = self._next
         self._futures[number] = future
         self._next += 1
         pipeline.put([Chunk([position], [number])])
         return future
 
-    def _int8(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _int8(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         from engines.preprocess import quantise
 
         inputs = self._pipeline.lanes[0].engine.manifest.inputs

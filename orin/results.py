@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orin.record import RunRecord
 from orin.soc import ACCELERATORS
@@ -83,6 +84,6 @@ def _copied_per_sample(record: RunRecord) -> float | None:
     return copied / samples if copied is not None and samples else None
 
 
-def batch_latencies_ms(record: RunRecord, accelerator: str) -> np.ndarray:
+def batch_latencies_ms(record: RunRecord, accelerator: str) -> NDArray[Any]:
     """Return how long each work item of an accelerator took, in order."""
     return np.array([(b.end_ns - b.begin_ns) / 1e6 for b in record.batches if b.accelerator == accelerator])

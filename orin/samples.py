@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.engine import Binding, Engine
 from engines.formats import pack, same_bytes
@@ -76,7 +78,7 @@ class SampleSet:
             by_input[region.binding.name] = max(by_input.get(region.binding.name, 0), region.stride)
         return sum(by_input.values())
 
-    def store(self, position: int, inputs: Sequence[np.ndarray]) -> int:
+    def store(self, position: int, inputs: Sequence[NDArray[Any]]) -> int:
         """Write one sample's inputs (INT8 [C,H,W] each) in every layout; return the bytes written."""
         by_name = {r.binding.name: array for r, array in zip(self._inputs(), inputs)}
         written = 0

@@ -7,8 +7,10 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orin.board import LoadedEngine
 
@@ -57,7 +59,7 @@ class Chunk:
         return head
 
 
-def rounds(positions: np.ndarray, ids: Sequence[int]) -> list[Chunk]:
+def rounds(positions: NDArray[Any], ids: Sequence[int]) -> list[Chunk]:
     """Order a query by counting sort: every sample once by position, then every sample that is asked for twice, ...
 
     LoadGen's Offline query asks for each sample equally often but for one, so that all rounds but the last are the

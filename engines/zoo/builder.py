@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.onnx_model import declared_tensor
 
@@ -43,7 +44,7 @@ class Spread:
     gain: float = RELU_GAIN
     zero_sum: bool = True
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return float32 weights, output channels first."""
         values = rng.standard_normal((shape[0], math.prod(shape[1:])), dtype=np.float32)
         if self.zero_sum:
@@ -132,7 +133,7 @@ class NetworkBuilder:
         self._weights.append(declared_tensor(name, shape, onnx.TensorProto.FLOAT))
         return name
 
-    def _store(self, name: str, values: np.ndarray) -> str:
+    def _store(self, name: str, values: NDArray[Any]) -> str:
         from onnx.numpy_helper import from_array
 
         self._weights.append(from_array(values, name))

@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orin.plan import Plan
 from orin.record import RunRecord
@@ -118,7 +119,7 @@ def _accelerator(record: RunRecord, name: str) -> tuple[str, ...] | None:
     return name, f"{len(batches):,}", f"{samples:,}", milliseconds(p50), milliseconds(p99), busy
 
 
-def busy_ns(spans: np.ndarray) -> int:
+def busy_ns(spans: NDArray[Any]) -> int:
     """Return the time that at least one of the spans [N,2], sorted by begin, covers."""
     ends = np.maximum.accumulate(spans[:, 1])
     before = np.concatenate((spans[:1, 0], ends[:-1]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orin.plan import Plan
 from orin.record import RunRecord
@@ -85,7 +86,7 @@ def _svg(figure: Figure, name: str) -> str:
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 role="img"', re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text))
 
 
-def _spans_ms(record: RunRecord, accelerator: str) -> np.ndarray:
+def _spans_ms(record: RunRecord, accelerator: str) -> NDArray[Any]:
     """Begin, end (in ms since the first begin of the run) and samples of each work item, [N,3]."""
     first_ns = min(batch.begin_ns for batch in record.batches)
     return np.array(
@@ -97,7 +98,7 @@ def _spans_ms(record: RunRecord, accelerator: str) -> np.ndarray:
     ).reshape(-1, 3)
 
 
-def timeline_window_ms(spans: Sequence[np.ndarray]) -> tuple[float, float]:
+def timeline_window_ms(spans: Sequence[NDArray[Any]]) -> tuple[float, float]:
     """Return a stretch in the middle of the run: a few of the longest work items, not too many of the shortest."""
     medians = [float(np.median(part[:, 1] - part[:, 0])) for part in spans if len(part)]
     length = min(ITEMS_SHOWN * max(medians), MOST_BARS * max(min(medians), 1e-3))
@@ -125,7 +126,7 @@ def _timeline(record: RunRecord) -> Picture | None:
     return Picture(_svg(figure, "timeline"), caption)
 
 
-def _bars(axes: Any, row: int, name: str, items: np.ndarray) -> None:
+def _bars(axes: Any, row: int, name: str, items: NDArray[Any]) -> None:
     """Draw one accelerator's work items in two shades in turn, with their samples where a bar has room."""
     low, high = axes.get_xlim()
     shades = [(COLOURS[name], LIGHT[name])[k % 2] for k in range(len(items))]
@@ -186,7 +187,7 @@ def _latency(record: RunRecord) -> Picture | None:
     return Picture(_svg(figure, "latency"), caption)
 
 
-def _histogram(axes: Any, name: str, values_ms: np.ndarray) -> None:
+def _histogram(axes: Any, name: str, values_ms: NDArray[Any]) -> None:
     low, median, p99, high = np.percentile(values_ms, (0, 50, 99, 99.8))
     spare = max(0.02 * high, 1e-6) if high - low < 0.02 * high else 0.0
     bins = min(BINS, 6 + round(2 * len(values_ms) ** 0.5))

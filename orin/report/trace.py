@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from power.reading import Reading, module_mw, parse_line
 
@@ -16,9 +18,9 @@ POINTS = 900  # more than a picture can show
 class Trace:
     """Power over time: `at_ns` on `time.monotonic_ns`, watts of each rail, and of the module (NaN where unknown)."""
 
-    at_ns: np.ndarray
-    rails_w: dict[str, np.ndarray]
-    module_w: np.ndarray
+    at_ns: NDArray[Any]
+    rails_w: dict[str, NDArray[Any]]
+    module_w: NDArray[Any]
 
 
 def read_trace(log: Path) -> Trace | None:
@@ -39,7 +41,7 @@ def _lines(log: Path) -> list[str]:
 def _trace(readings: list[tuple[int, Reading]]) -> Trace:
     names = readings[0][1].rails
 
-    def watts(name: str) -> np.ndarray:
+    def watts(name: str) -> NDArray[Any]:
         rails = [reading.rails.get(name) for _, reading in readings]
         return np.array([np.nan if rail is None else rail.now_mw / 1000 for rail in rails])
 
@@ -51,7 +53,7 @@ def _trace(readings: list[tuple[int, Reading]]) -> Trace:
     )
 
 
-def decimate(values: np.ndarray, points: int = POINTS) -> np.ndarray:
+def decimate(values: NDArray[Any], points: int = POINTS) -> NDArray[Any]:
     """Return means of equally long stretches where there are more values than points."""
     if len(values) <= points:
         return values

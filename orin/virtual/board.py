@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.engine import Engine
 from orin.board import LoadedEngine, Provenance, SharedTensor
@@ -60,7 +61,7 @@ class PacedEngine:
         origin_ns = self._machine.origin_ns
         return origin_ns + round(begin_ns), origin_ns + round(end_ns)
 
-    def outputs(self, slot: int) -> list[np.ndarray] | None:
+    def outputs(self, slot: int) -> list[NDArray[Any]] | None:
         """None: performance runs compute no outputs."""
         return None
 
@@ -78,7 +79,7 @@ class NumericEngine:
         self._shape = EngineShape.of(engine.manifest)
         self._runner = runner
         self._pending: list[list[tuple[tuple[int, ...], int]]] = [[] for _ in range(depth)]
-        self._outputs: list[list[np.ndarray] | None] = [None] * depth
+        self._outputs: list[list[NDArray[Any]] | None] = [None] * depth
 
     def enqueue(self, slot: int, addresses: Sequence[int], samples: int) -> None:
         """Note one batch; it is computed when it is waited for."""
@@ -95,11 +96,11 @@ class NumericEngine:
         self._outputs[slot] = [np.concatenate(column) for column in zip(*batches)]
         return begin_ns, time.monotonic_ns()
 
-    def _inputs(self, addresses: tuple[int, ...], samples: int) -> list[np.ndarray]:
+    def _inputs(self, addresses: tuple[int, ...], samples: int) -> list[NDArray[Any]]:
         bindings = self._engine.manifest.inputs
         return [_memory(address, samples, b.sample_bytes) for address, b in zip(addresses, bindings)]
 
-    def outputs(self, slot: int) -> list[np.ndarray] | None:
+    def outputs(self, slot: int) -> list[NDArray[Any]] | None:
         """Return the outputs of the slot's last wait, samples along the first axis."""
         return self._outputs[slot]
 
@@ -228,7 +229,7 @@ def _check_samples(samples: int, shape: EngineShape, accelerator: str) -> None:
         raise OrinError(f"{accelerator} got a batch of {samples} samples, its engine takes 1 to {shape.batch}")
 
 
-def _memory(address: int, samples: int, sample_bytes: int) -> np.ndarray:
+def _memory(address: int, samples: int, sample_bytes: int) -> NDArray[Any]:
     """View host memory as uint8 [samples, sample_bytes]."""
     raw = (ctypes.c_uint8 * (samples * sample_bytes)).from_address(address)
     return np.ctypeslib.as_array(raw).reshape(samples, sample_bytes)
