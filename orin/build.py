@@ -95,23 +95,23 @@ def build_engines(plan: Plan, desk: Desk | None = None) -> Built:
     return Built(engines, placement, network, weights)
 
 
-def _gpu_spec(plan: Plan, model: onnx.ModelProto, ranges: Ranges | None) -> EngineSpec:
+def _gpu_spec(plan: Plan, model: onnx.ModelProto, ranges: Ranges) -> EngineSpec:
     return EngineSpec(
         network=plan.network,
         device="gpu",
         batch=plan.gpu_batch,
         precision=plan.precision,
-        amax_by_tensor=dict(ranges.amax_by_tensor) if ranges else {},
+        amax_by_tensor=dict(ranges.amax_by_tensor),
         io_formats={item.name: plan.gpu_input_format for item in model.graph.input},
     )
 
 
-def _dla_spec(plan: Plan, graph: Graph, placement: Placement, ranges: Ranges | None) -> EngineSpec:
+def _dla_spec(plan: Plan, graph: Graph, placement: Placement, ranges: Ranges) -> EngineSpec:
     from dla.io import io_formats, pools_bytes
     from dla.scales import constrain
 
     fp16_layers: tuple[str, ...] = ()
-    if ranges is not None:
+    if plan.precision == "int8":
         ranges, fp16_layers = constrain(graph, placement, ranges)
     return EngineSpec(
         network=plan.network,
@@ -119,19 +119,23 @@ def _dla_spec(plan: Plan, graph: Graph, placement: Placement, ranges: Ranges | N
         batch=plan.dla_batch,
         precision=plan.precision,
         device_by_layer=dict(placement.device_by_layer),
-        amax_by_tensor=dict(ranges.amax_by_tensor) if ranges else {},
+        amax_by_tensor=dict(ranges.amax_by_tensor),
         fp16_layers=fp16_layers,
         io_formats=io_formats(graph, TensorFormat(plan.dla_input_format), TensorFormat.DLA_LINEAR),
         pools_bytes=pools_bytes(),
     )
 
 
-def _ranges(plan: Plan, model: onnx.ModelProto, network: Network, desk: Desk) -> Ranges | None:
-    """Take the plan's calibration cache, or collect min-max ranges from the photos once and keep them."""
+def _ranges(plan: Plan, model: onnx.ModelProto, network: Network, desk: Desk) -> Ranges:
+    """Take the plan's calibration cache, or collect min-max ranges from the photos once and keep them.
+
+    Other precisions need the input's range alone: samples are held as INT8 whatever the engine computes in.
+    """
     from calibration.cache import CalibrationCache, read_cache
+    from engines.preprocess import PREPROCESS
 
     if plan.precision != "int8":
-        return None
+        return Ranges({model.graph.input[0].name: PREPROCESS[network.preprocess].amax}, "input only", 0)
     if plan.calibration is not None:
         return read_cache(Path(plan.calibration)).to_ranges()
     photos = list(desk.photos)

@@ -16,6 +16,7 @@ STACKS = ("mlperf-v2.0", "mlperf-v2.1", "mlperf-v3.0", "mlperf-v3.1", "trtexec-8
 DEFAULT_STACK = "trtexec-10.3"
 MEMORY_KINDS = ("mapped", "managed", "device")
 TAILS = ("none", "cpu", "gpu")
+PRECISIONS = ("int8", "fp16", "fp32")
 
 _COMMENTS = {
     "network": "name in the zoo, or path of an ONNX file",
@@ -117,7 +118,7 @@ class Plan:
 
 def _check(plan: Plan) -> None:
     _check_counts(plan)
-    choices = {"precision": ("int8", "fp16", "fp32"), "tail": TAILS, "memory": MEMORY_KINDS, "stack": STACKS}
+    choices = {"precision": PRECISIONS, "tail": TAILS, "memory": MEMORY_KINDS, "stack": STACKS}
     for name, allowed in choices.items():
         value = getattr(plan, name)
         if value not in allowed:

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from orin.plan import DEFAULT_STACK, MEMORY_KINDS, STACKS, TAILS, Plan
+from orin.plan import DEFAULT_STACK, MEMORY_KINDS, PRECISIONS, STACKS, TAILS, Plan
 
 _FIELDS = {
     "gpu_batch": (int, "largest GPU batch; 0: no engine on the GPU"),
@@ -25,6 +25,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser, network_default: str | N
     parser.add_argument("--plan", type=Path, metavar="FILE", help="take everything from a plan file (YAML)")
     parser.add_argument("--weights", metavar="ONNX", help="checkpoint of a zoo network; without: seeded, untrained")
     parser.add_argument("--calibration", metavar="CACHE", help="TensorRT calibration cache with the INT8 ranges")
+    parser.add_argument("--precision", choices=PRECISIONS, help="int8 (default), fp16 or fp32")
     for name, (kind, text) in _FIELDS.items():
         parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="N", help=text)
     parser.add_argument("--tail", choices=TAILS, help="where top-k after a DLA engine runs")
