@@ -121,8 +121,10 @@ class LoadgenClient:
             self._pipeline.put([Chunk(positions.tolist(), ids)])
 
     def _answer_now(self, ids: list[int], indices: list[int]) -> None:
-        if self.failure is not None:
-            raise self.failure
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            self._issued = ids  # the only open query
         place = self._library.place(indices)
         if place is None:
             raise OrinError("LoadGen issued a query whose samples do not lie together")
@@ -156,6 +158,11 @@ class LoadgenClient:
         if still_open:
             self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(number, 0, 0) for number in still_open])
 
+    def stop(self) -> None:
+        """End the test early: what waits is dropped, what is open is answered without being computed."""
+        self._pipeline.abandon()
+        self.fail(OrinError("stopped"))
+
     def flush(self) -> None:
         """Nothing is held back."""
 
@@ -179,11 +186,12 @@ def run_loadgen(
         pipeline.start(client, ordered=settings.scenario == "server", on_failure=client.fail)
     sut = lg.ConstructFastSUT(client.issue, client.flush)
     qsl = lg.ConstructQSL(len(library.position), library.count, library.load, library.unload)
+    arguments = (sut, qsl, _test_settings(settings), _log_settings(logs), str(logs / "audit.config"))
     before = _utc_offset_ns()
     gc.collect()
     gc.disable()  # a collection holds every thread up for longer than a DLA's work in flight lasts
     try:
-        lg.StartTestWithLogSettings(sut, qsl, _test_settings(settings), _log_settings(logs), str(logs / "audit.config"))
+        _interruptible(lambda: lg.StartTestWithLogSettings(*arguments), client)
         after = _utc_offset_ns()
     finally:
         gc.enable()
@@ -194,6 +202,33 @@ def run_loadgen(
     if client.failure is not None:
         raise client.failure
     return read_result(logs, (before, after))
+
+
+def _interruptible(test: Callable[[], None], client: LoadgenClient) -> None:
+    """Run LoadGen on a thread of its own: on the main one, Ctrl-C would wait for the end of the test."""
+    errors: list[Exception] = []
+    ended = threading.Event()  # an interrupted Thread.join() takes the thread for dead
+
+    def run() -> None:
+        try:
+            test()
+        except Exception as error:
+            errors.append(error)
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=run, name="loadgen", daemon=True)
+    thread.start()
+    try:
+        while not ended.wait(0.2):
+            pass
+    except KeyboardInterrupt:
+        client.stop()
+        ended.wait()
+        raise
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _test_settings(settings: ScenarioSettings) -> Any:

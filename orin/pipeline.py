@@ -181,6 +181,11 @@ class Pipeline:
         assert self._queue is not None, "start() comes before put()"
         self._queue.put(chunks)
 
+    def abandon(self) -> None:
+        """Drop what is queued; what is in flight still finishes."""
+        if self._queue is not None:
+            self._queue.abandon()
+
     def stop(self) -> None:
         """Finish what is queued, end the threads and re-raise a failure."""
         if self._queue is not None:
@@ -244,8 +249,7 @@ class Pipeline:
         if self.failure is None:
             self.failure = _named(lane, error)
             self.failure.__cause__ = error
-        if self._queue is not None:
-            self._queue.abandon()
+        self.abandon()
         if self._on_failure is not None:
             self._on_failure(self.failure)
 
@@ -281,8 +285,7 @@ class Pipeline:
         if error is None:
             self.close()
             return
-        if self._queue is not None:
-            self._queue.abandon()
+        self.abandon()
         with suppress(OrinError):  # the error that ended the block is the one to show
             self.close()
 

@@ -153,7 +153,7 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is not None and not self._ended:
             with suppress(OrinError):  # the run's own error is the one to show
-                self.finish({"error": str(error) or type(error).__name__}, status="failed")
+                self.finish({"error": str(error) or "stopped by the user"}, status="failed")
 
 
 def load_record(folder: Path) -> RunRecord:

@@ -105,18 +105,34 @@ def test_run_answers_every_photo_and_names_the_unreadable(place):
     assert "untrained" in done.stdout
 
 
-def test_killed_bench_leaves_a_readable_record(place):
-    runs = place / "killed"
+def start_bench(place, runs):
+    """Start a long run and return it when its first work items are on disk."""
     words = [*BENCH, "--runs", runs]
     words[words.index("--seconds") + 1] = "30"
-    process = subprocess.Popen(command(*words), cwd=place, env=environment(place), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(*words), cwd=place, env=environment(place), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not any(_samples(run) for run in runs.glob("*/record.json")):
         time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    shown = orin(place, "show", next(runs.iterdir()))
+    return process
+
+
+def test_killed_bench_leaves_a_readable_record(place):
+    process = start_bench(place, place / "killed")
+    process.kill()
+    process.communicate()
+    shown = orin(place, "show", next((place / "killed").iterdir()))
     assert shown.returncode == 0 and "interrupted" in shown.stdout, shown.stdout + shown.stderr
+
+
+def test_ctrl_c_ends_the_run_soon_and_keeps_what_was_measured(place):
+    process = start_bench(place, place / "stopped")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=15)
+    assert process.returncode == 130 and said.splitlines()[-1] == "orin: stopped; what was measured is kept"
+    shown = orin(place, "show", next((place / "stopped").iterdir()))
+    assert "failed (stopped by the user)" in shown.stdout, shown.stdout + shown.stderr
 
 
 def _samples(path):
