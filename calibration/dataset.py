@@ -100,6 +100,12 @@ def prepare_images(
     return Prepared(samples[: len(sources)], tuple(sources), tuple(skipped))
 
 
+def prepare_each(paths: Sequence[Path], preprocess: Preprocess) -> Iterator[NDArray[Any] | Skipped]:
+    """Yield the INT8 sample [C,H,W] of each photo, or why there is none, in order; a few are read ahead."""
+    for result in _prepared(paths, lambda crop: _int8(crop, preprocess), _Crops(1, 0), workers=None):
+        yield result if isinstance(result, Skipped) else result[0]
+
+
 @dataclass
 class FloatBatches:
     """Float32 batches [B,C,H,W] of photos, read while they are iterated over: memory does not grow with their number.

@@ -46,18 +46,19 @@ class Bench:
     idle_s: float = IDLE_S
 
 
-def prepare_samples(desk: Desk, built: Built, at_least: int = MIN_SAMPLES) -> Prepared:
-    """Pre-process the photos to INT8 samples; few photos give several crops each."""
+def prepare_samples(desk: Desk, built: Built, plan: Plan, every: bool) -> Prepared:
+    """Pre-process the photos to INT8 samples: few give several crops each, of many as many as are loaded, or `every`."""
     from calibration.dataset import prepare_images
     from engines.preprocess import PREPROCESS
 
     preprocess = PREPROCESS[built.network.preprocess]
-    crops = max(1, -(-at_least // len(desk.photos)))
+    photos = list(desk.photos if every else desk.photos[: built.network.qsl_samples])
+    crops = 1 if every else max(1, -(-max(MIN_SAMPLES, plan.gpu_batch) // len(photos)))
 
     def progress(done: int, total: int) -> None:
         desk.progress("photos", done, total)
 
-    prepared = prepare_images(list(desk.photos), preprocess, crops=crops, progress=progress)
+    prepared = prepare_images(photos, preprocess, crops=crops, progress=progress)
     for skipped in prepared.skipped:
         desk.say(f"skipped {skipped.source}: {skipped.reason}")
     return prepared
@@ -70,7 +71,7 @@ def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
     """
     options.runs.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before anything is built
     built = build_engines(plan, desk)
-    prepared = prepare_samples(desk, built, max(MIN_SAMPLES, plan.gpu_batch))
+    prepared = prepare_samples(desk, built, plan, every=options.accuracy)
     count = loaded_samples(plan, built, len(prepared.samples))
     desk.say(_headline(plan, board, options))
     with Recorder(options.runs, _before(plan, board, built, prepared, options)) as recorder:
@@ -203,24 +204,6 @@ def _power(meter: Meter, result: LoadgenResult, idle: tuple[int, int] | None) ->
     except PowerError as error:  # a short run has no power figure; it still has its speed
         return {"power": None, "power_missing": str(error)}
     return {"power": energy.as_json()}
-
-
-def run_folder(plan: Plan, board: Board, desk: Desk) -> tuple[list[dict[str, Any]], Built]:
-    """Answer every photo of a desk once, in order; one result a photo: class index and score, or what was skipped."""
-    from calibration.dataset import prepare_images
-    from engines.preprocess import PREPROCESS
-
-    built = build_engines(plan, desk)
-    preprocess = PREPROCESS[built.network.preprocess]
-    prepared = prepare_images(list(desk.photos), preprocess)
-    with Pipeline(plan, board, built.engines) as pipeline:
-        futures = [pipeline.submit(sample) for sample in prepared.samples]
-        results = []
-        for done, (source, future) in enumerate(zip(prepared.sources, futures), 1):
-            scores = future.result()[0].reshape(-1)
-            results.append({"file": source, "class": int(scores.argmax()), "score": float(scores.max())})
-            desk.progress("photos", done, len(futures))
-    return [*results, *({"file": s.source, "skipped": s.reason} for s in prepared.skipped)], built
 
 
 def check_seconds(seconds: float) -> float:

@@ -22,20 +22,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def handle(options: argparse.Namespace) -> int:
     """Run the command."""
-    from orin.bench import photos_in, run_folder
+    from orin.answer import answers
+    from orin.bench import photos_in
     from orin.boards import board_name, open_board
-    from orin.build import Desk
-    from orin.record import write_atomically
+    from orin.build import Desk, build_engines
 
     talk = Talk(options.quiet)
     board = open_board(board_name(options.board, talk.say), "results")
+    plan = plan_from(options)
     desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)
-    results, built = run_folder(plan_from(options), board, desk)
-    write_atomically(options.output, "".join(json.dumps(line) + "\n" for line in results))
-    skipped = sum("skipped" in line for line in results)
+    built = build_engines(plan, desk)
+    answered = skipped = 0
+    # Lines are on disk as they come; the name is the final one only when all are.
+    part = options.output.with_name(options.output.name + ".part")
+    with part.open("w", encoding="utf-8", buffering=1) as file:
+        for answer in answers(plan, board, desk, built):
+            file.write(json.dumps(answer) + "\n")
+            skipped += "skipped" in answer
+            answered += "skipped" not in answer
+            talk.progress("photos", answered + skipped, len(desk.photos))
+    part.replace(options.output)
     summary = {
         "output": str(options.output),
-        "answered": len(results) - skipped,
+        "answered": answered,
         "skipped": skipped,
         "weights": built.weights,
         "board": board.name,
@@ -45,7 +54,7 @@ def handle(options: argparse.Namespace) -> int:
         print_json(summary)
     else:
         print(
-            f"{summary['answered']} photos answered, {skipped} skipped -> {options.output} "
+            f"{answered} photos answered, {skipped} skipped -> {options.output} "
             f"(weights: {built.weights}; no speed is reported)"
         )
     return 0

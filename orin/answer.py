@@ -1,0 +1,55 @@
+"""Answering a folder of photos with the pipeline, a few at a time, so that any folder fits in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orin.board import Board
+from orin.build import Built, Desk
+from orin.errors import OrinError
+from orin.pipeline import Pipeline
+from orin.plan import Plan
+
+IN_FLIGHT = 256  # photos read ahead of the oldest answer
+
+Answer = dict[str, Any]
+Scores = Future[list[NDArray[Any]]]
+
+
+def answers(plan: Plan, board: Board, desk: Desk, built: Built) -> Iterator[Answer]:
+    """Yield one result a photo, in the folder's order: class index and score, or why it was skipped.
+
+    OrinError, after the last one, where no photo could be used.
+    """
+    from calibration.dataset import Skipped, prepare_each
+    from engines.preprocess import PREPROCESS
+
+    waiting: deque[tuple[Path, Scores | str]] = deque()
+    reasons = []
+    with Pipeline(plan, board, built.engines) as pipeline:
+        for photo, sample in zip(desk.photos, prepare_each(desk.photos, PREPROCESS[built.network.preprocess])):
+            if isinstance(sample, Skipped):
+                reasons.append(f"{photo}: {sample.reason}")
+                waiting.append((photo, sample.reason))
+            else:
+                waiting.append((photo, pipeline.submit(sample)))
+            if len(waiting) > IN_FLIGHT:
+                yield _answer(*waiting.popleft())
+        while waiting:
+            yield _answer(*waiting.popleft())
+    if len(reasons) == len(desk.photos):
+        raise OrinError(f"none of {len(reasons)} photos could be used; the first: {reasons[0]}")
+
+
+def _answer(photo: Path, result: Scores | str) -> Answer:
+    if isinstance(result, str):
+        return {"file": str(photo), "skipped": result}
+    scores = np.ravel(result.result()[0])
+    return {"file": str(photo), "class": int(scores.argmax()), "score": float(scores.max())}
