@@ -47,7 +47,7 @@ class Bench:
 
 
 def prepare_samples(desk: Desk, built: Built, plan: Plan, every: bool) -> Prepared:
-    """Pre-process the photos to INT8 samples: few give several crops each, of many as many as are loaded, or `every`."""
+    """Pre-process photos to INT8 samples: few give several crops each; of many, as many as are loaded, or `every`."""
     from calibration.dataset import prepare_images
     from engines.preprocess import PREPROCESS
 
