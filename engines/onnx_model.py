@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,19 @@ def load_model(path: Path, external_data: bool = True) -> onnx.ModelProto:
     except (OSError, onnx.checker.ValidationError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise EngineError(f"network {path} cannot be read: {reason}") from None
+    if any(isinstance(name, bytes) for name in _names(model.graph)):
+        raise EngineError(f"{path} holds names that are not UTF-8; export the network again")
     if not model.graph.node:
         raise EngineError(f"{path} holds no layers, expected an ONNX network; export it again")
     return model
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """Yield every name; protobuf gives bytes where it is not UTF-8."""
+    for named in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        yield named.name
+    for node in graph.node:
+        yield from (node.op_type, node.domain, *node.input, *node.output, *(entry.name for entry in node.attribute))
 
 
 def opset_of(model: onnx.ModelProto) -> int:

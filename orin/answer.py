@@ -29,12 +29,11 @@ def answers(plan: Plan, board: Board, desk: Desk, built: Built) -> Iterator[Answ
     OrinError, after the last one, where no photo could be used.
     """
     from calibration.dataset import Skipped, prepare_each
-    from engines.preprocess import PREPROCESS
 
     waiting: deque[tuple[Path, Scores | str]] = deque()
     reasons = []
     with Pipeline(plan, board, built.engines) as pipeline:
-        for photo, sample in zip(desk.photos, prepare_each(desk.photos, PREPROCESS[built.network.preprocess])):
+        for photo, sample in zip(desk.photos, prepare_each(desk.photos, built.preprocess)):
             if isinstance(sample, Skipped):
                 reasons.append(f"{photo}: {sample.reason}")
                 waiting.append((photo, sample.reason))

@@ -49,16 +49,14 @@ class Bench:
 def prepare_samples(desk: Desk, built: Built, plan: Plan, every: bool) -> Prepared:
     """Pre-process photos to INT8 samples: few give several crops each; of many, as many as are loaded, or `every`."""
     from calibration.dataset import prepare_images
-    from engines.preprocess import PREPROCESS
 
-    preprocess = PREPROCESS[built.network.preprocess]
     photos = list(desk.photos if every else desk.photos[: built.network.qsl_samples])
     crops = 1 if every else max(1, -(-max(MIN_SAMPLES, plan.gpu_batch) // len(photos)))
 
     def progress(done: int, total: int) -> None:
         desk.progress("photos", done, total)
 
-    prepared = prepare_images(photos, preprocess, crops=crops, progress=progress)
+    prepared = prepare_images(photos, built.preprocess, crops=crops, progress=progress)
     for skipped in prepared.skipped:
         desk.say(f"skipped {skipped.source}: {skipped.reason}")
     return prepared

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dla.placement import Placement
     from engines.graph import Graph
+    from engines.preprocess import Preprocess
     from engines.zoo import Network
 
 CALIBRATION_IMAGES = 32
@@ -44,11 +45,12 @@ class Desk:
 
 @dataclass(frozen=True)
 class Built:
-    """A plan's engines ("gpu", "dla"), the DLA's placement, and what the weights are."""
+    """A plan's engines ("gpu", "dla"), the DLA's placement, how photos become samples, and what the weights are."""
 
     engines: dict[str, Engine]
     placement: Placement | None
     network: Network
+    preprocess: Preprocess
     weights: str
 
 
@@ -75,15 +77,17 @@ def build_engines(plan: Plan, desk: Desk | None = None) -> Built:
     """
     from engines.build import build
     from engines.cache import EngineCache
+    from engines.preprocess import PREPROCESS
     from engines.zoo import model as zoo_model
     from engines.zoo import network as zoo_network
 
     desk = desk or Desk(photos=library_photos())
     network = zoo_network(plan.network)
+    preprocess = PREPROCESS[network.preprocess]  # a network without one is refused before anything is built
     checkpoint = Path(plan.weights) if plan.weights else None
     model = zoo_model(plan.network, checkpoint)
     weights = f"checkpoint {checkpoint.name}" if checkpoint else "untrained (seeded)"
-    ranges = _ranges(plan, model, network, desk)
+    ranges = _ranges(plan, model, preprocess, desk)
     cache = EngineCache(desk.cache / "engines", desk.say)
     engines: dict[str, Engine] = {}
     placement = None
@@ -92,7 +96,7 @@ def build_engines(plan: Plan, desk: Desk | None = None) -> Built:
     if plan.dla_cores:
         rewritten, graph, placement = dla_network(plan, model)
         engines["dla"] = build(rewritten, _dla_spec(plan, graph, placement, ranges), cache, weights)
-    return Built(engines, placement, network, weights)
+    return Built(engines, placement, network, preprocess, weights)
 
 
 def _gpu_spec(plan: Plan, model: onnx.ModelProto, ranges: Ranges) -> EngineSpec:
@@ -126,16 +130,15 @@ def _dla_spec(plan: Plan, graph: Graph, placement: Placement, ranges: Ranges) ->
     )
 
 
-def _ranges(plan: Plan, model: onnx.ModelProto, network: Network, desk: Desk) -> Ranges:
+def _ranges(plan: Plan, model: onnx.ModelProto, preprocess: Preprocess, desk: Desk) -> Ranges:
     """Take the plan's calibration cache, or collect min-max ranges from the photos once and keep them.
 
     Other precisions need the input's range alone: samples are held as INT8 whatever the engine computes in.
     """
     from calibration.cache import CalibrationCache, read_cache
-    from engines.preprocess import PREPROCESS
 
     if plan.precision != "int8":
-        return Ranges({model.graph.input[0].name: PREPROCESS[network.preprocess].amax}, "input only", 0)
+        return Ranges({model.graph.input[0].name: preprocess.amax}, "input only", 0)
     if plan.calibration is not None:
         return read_cache(Path(plan.calibration)).to_ranges()
     photos = list(desk.photos)
@@ -144,7 +147,7 @@ def _ranges(plan: Plan, model: onnx.ModelProto, network: Network, desk: Desk) ->
     kept = desk.cache / "ranges" / f"{_ranges_key(model, photos)}.cache"
     if kept.is_file():
         return read_cache(kept).to_ranges()
-    ranges = _collect(model, network, photos, desk)
+    ranges = _collect(model, preprocess, photos, desk)
     kept.parent.mkdir(parents=True, exist_ok=True)
     from orin.record import write_atomically
 
@@ -152,13 +155,11 @@ def _ranges(plan: Plan, model: onnx.ModelProto, network: Network, desk: Desk) ->
     return read_cache(kept).to_ranges()  # as the cache rounds them, so that a second run is the same run
 
 
-def _collect(model: onnx.ModelProto, network: Network, photos: Sequence[Path], desk: Desk) -> Ranges:
+def _collect(model: onnx.ModelProto, preprocess: Preprocess, photos: Sequence[Path], desk: Desk) -> Ranges:
     from calibration.collect import collect_ranges
     from calibration.dataset import dequantised_batches, prepare_images
     from calibration.observers import MinMax
-    from engines.preprocess import PREPROCESS
 
-    preprocess = PREPROCESS[network.preprocess]
     crops = -(-CALIBRATION_IMAGES // len(photos))
     prepared = prepare_images(photos[:CALIBRATION_IMAGES], preprocess, crops=crops)
     batches = dequantised_batches(prepared.samples, preprocess.amax, batch=4)

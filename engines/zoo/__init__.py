@@ -3,59 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from engines.graph import Graph, read_graph
 from engines.onnx_model import load_model, model_inputs, opset_of, raise_opset, shape_of, with_batch
-from engines.zoo import resnet50
+from engines.zoo.networks import NETWORKS, Network
+from engines.zoo.store import ExternalFile, in_memory
 
 if TYPE_CHECKING:
     import onnx
+
+__all__ = ["NETWORKS", "Counts", "Network", "backbone", "counts", "graph", "model", "network", "save"]
 
 USUAL_OPSET = 13
 
 
 @dataclass(frozen=True)
-class Network:
-    """What is fixed about a network: `preprocess` names an entry of `PREPROCESS`, `tail` says what follows its output.
+class Counts:
+    """Parameters (batch normalisation folded) and multiply-accumulates of one sample."""
 
-    Parameters and MACs are as published, batch normalisation not folded; `qsl_samples` is how many samples MLPerf
-    wants loaded; `build(with_weights)` makes the model with batch 1.
-    """
-
-    name: str
-    title: str
-    input_shape: tuple[int, int, int]
-    classes: int
-    preprocess: str
-    tail: str
-    published_params: int
-    published_gmacs: float
-    source: str
-    build: Callable[[bool], onnx.ModelProto] = field(repr=False, compare=False)
-    qsl_samples: int = 1024
-
-
-_ALL = (
-    Network(
-        name="resnet50",
-        title="ResNet-50 v1.5",
-        input_shape=(3, 224, 224),
-        classes=1000,
-        preprocess="imagenet",
-        tail="top-1",
-        published_params=25_557_032,
-        published_gmacs=4.089,
-        source="torchvision ResNet50_Weights.IMAGENET1K_V1 metadata; MLPerf Inference (1,024 samples in the QSL)",
-        build=resnet50.build,
-    ),
-)
-
-NETWORKS: dict[str, Network] = {entry.name: entry for entry in _ALL}
+    params: int
+    macs: int
 
 
 def network(name: str) -> Network:
@@ -68,9 +39,32 @@ def network(name: str) -> Network:
 
 
 def model(name: str, weights: Path | None = None, with_weights: bool = True) -> onnx.ModelProto:
-    """Return a network at batch 1: with seeded weights, with none at all, or the ONNX checkpoint at `weights`."""
+    """Return a network at batch 1: with seeded weights, with none at all, or the ONNX checkpoint at `weights`.
+
+    Without weights a checkpoint's external data are not read.
+    """
     entry = network(name)
-    return entry.build(with_weights) if weights is None else _checkpoint(weights, entry)
+    if weights is not None:
+        return _checkpoint(weights, entry, with_weights)
+    return entry.build(in_memory if with_weights else None)
+
+
+def save(name: str, folder: Path) -> Path:
+    """Write a network with seeded weights as `name`.onnx and `name`.data; returns the first.
+
+    One weight at a time is in memory. EngineError where the folder cannot be written.
+    """
+    import onnx
+
+    entry, path = network(name), folder / f"{name}.onnx"
+    data = path.with_suffix(".data")
+    try:
+        with data.open("wb") as file:
+            made = entry.build(ExternalFile(file, data.name))
+        onnx.save(made, path)
+    except OSError as error:
+        raise EngineError(f"{path} cannot be written: {error.strerror}; name a folder that can") from None
+    return path
 
 
 def graph(name: str) -> Graph:
@@ -78,14 +72,44 @@ def graph(name: str) -> Graph:
     return read_graph(model(name, with_weights=False), name)
 
 
-def _checkpoint(path: Path, entry: Network) -> onnx.ModelProto:
-    loaded = load_model(path)
-    images = model_inputs(loaded)
-    shapes = [shape_of(value) for value in images]
-    if len(shapes) != 1 or (shapes[0] or ())[1:] != entry.input_shape:
-        seen = ", ".join(f"{value.name}{list(shape or ())}" for value, shape in zip(images, shapes, strict=True))
-        wanted = ",".join(map(str, entry.input_shape))
-        raise EngineError(f"{path} has inputs {seen or 'none'}, expected one image input [N,{wanted}] for {entry.name}")
+def backbone(name: str, with_weights: bool = True) -> onnx.ModelProto:
+    """Return a network up to its `backbone_outputs`."""
+    from onnx import TensorProto
+    from onnx.helper import make_tensor_value_info
+
+    made = model(name, with_weights=with_weights)
+    tensors = read_graph(made, name).tensors
+    ends = network(name).backbone_outputs
+    needed, kept = set(ends), []
+    for node in reversed(made.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    weights = [tensor for tensor in made.graph.initializer if tensor.name in needed]
+    for field, entries in (("node", kept[::-1]), ("initializer", weights), ("output", [])):
+        made.graph.ClearField(field)
+        getattr(made.graph, field).extend(entries)
+    made.graph.output.extend(make_tensor_value_info(end, TensorProto.FLOAT, tensors[end].shape) for end in ends)
+    return made
+
+
+def counts(network_graph: Graph) -> Counts:
+    """Count a graph: each float weight once; scalars and the scales of Resize are no parameters."""
+    weights = {name for layer in network_graph.layers if layer.op != "Resize" for name in layer.weights}
+    tensors = [network_graph.tensors[name] for name in weights]
+    params = sum(tensor.elements for tensor in tensors if tensor.dtype.startswith("float") and tensor.shape)
+    return Counts(params, network_graph.workload.macs)
+
+
+def _checkpoint(path: Path, entry: Network, with_weights: bool) -> onnx.ModelProto:
+    loaded = load_model(path, external_data=with_weights)
+    values = model_inputs(loaded)
+    shapes = [shape_of(value) for value in values]
+    if len(shapes) != entry.inputs or any((shape or ())[1:] != entry.input_shape for shape in shapes):
+        seen = ", ".join(f"{value.name}{list(shape or ())}" for value, shape in zip(values, shapes, strict=True))
+        wanted = f"[N,{','.join(map(str, entry.input_shape))}] for {entry.name}"
+        kind = "one image input" if entry.inputs == 1 else f"{entry.inputs} inputs"
+        raise EngineError(f"{path} has inputs {seen or 'none'}, expected {kind} {wanted}")
     if opset_of(loaded) < USUAL_OPSET:
         loaded = raise_opset(loaded, USUAL_OPSET)
     return with_batch(loaded, 1)

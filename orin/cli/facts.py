@@ -41,17 +41,17 @@ def networks(options: argparse.Namespace) -> int:
 
 def network_facts(name: str) -> dict[str, Any]:
     """Return a zoo network's facts with parameters and GMACs of our graph, whose batch normalisation is folded."""
-    from engines.zoo import graph, network
+    from engines.zoo import counts, graph, network
 
-    facts, workload = network(name), graph(name).workload
+    facts, counted = network(name), counts(graph(name))
     return {
         "name": facts.name,
         "title": facts.title,
         "input_shape": list(facts.input_shape),
         "classes": facts.classes,
-        "params": workload.weight_bytes,
+        "params": counted.params,
         "published_params": facts.published_params,
-        "gmacs": workload.macs / 1e9,
+        "gmacs": counted.macs / 1e9,
         "published_gmacs": facts.published_gmacs,
         "source": facts.source,
     }

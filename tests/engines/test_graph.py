@@ -75,28 +75,52 @@ def test_a_custom_operator_is_one_plugin_layer():
     graph = read_graph(model)
     assert (graph.tensors["m"].dtype, graph.tensors["m"].shape) == ("unknown", ())
     assert [layer.kind for layer in import_layers(graph)] == ["PLUGIN", "ACTIVATION"]
+    assert [layer.domain for layer in graph.layers] == ["acme", ""]
 
 
-def test_importer_names_the_layers_that_tensorrt_makes():
-    layers = import_layers(read_graph(small()))
-    assert [layer.kind for layer in layers] == [
-        "CONVOLUTION", "ACTIVATION", "CONVOLUTION", "ELEMENTWISE", "REDUCE", "SHUFFLE", "MATRIX_MULTIPLY"
-    ]  # fmt: skip
-    assert layers[0].nodes == ("conv1",)
-
-
-def test_importer_folds_constants_and_makes_a_slice_for_each_output_of_a_split():
-    constant = helper.make_node("Constant", [], ["k"], value=onnx.numpy_helper.from_array(np.ones(3, np.float32)))
+def test_small_constants_carry_their_values_and_weights_do_not():
+    tensor = onnx.numpy_helper.from_array(np.array([1, -1], np.int64))
     nodes = [
-        constant,
-        helper.make_node("Add", ["x", "k"], ["a"], name="add"),
-        helper.make_node("Split", ["a"], ["s", "t", "u"], name="split", axis=1),
+        helper.make_node("Constant", [], ["shape"], value=tensor),
+        helper.make_node("Constant", [], ["high"], value_float=6.0),
+        helper.make_node("Clip", ["x", "low", "high"], ["c"]),
+        helper.make_node("Reshape", ["c", "shape"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["y"]),
     ]
-    graph = read_graph(make(nodes, [value("x", 1, 3)], [value(name, 1, 1) for name in "stu"], {}))
-    assert graph.layers[1].weights == ("k",)
-    assert [(layer.name, layer.kind) for layer in import_layers(graph)] == [
-        ("add", "ELEMENTWISE"), ("split", "SLICE"), ("split_1", "SLICE"), ("split_2", "SLICE")
-    ]  # fmt: skip
+    weights = {"low": np.array(0.5, np.float32), "w": np.ones((6, 11), np.float32)}
+    graph = read_graph(make(nodes, [value("x", 1, 2, 3)], [value("y", 1, 11)], weights))
+    assert {name: graph.tensors[name].values for name in ("shape", "high", "low", "w", "x")} == {
+        "shape": (1, -1), "high": (6.0,), "low": (0.5,), "w": None, "x": None
+    }  # fmt: skip
+    assert graph.layers[2].operands == ("x", "low", "high")
+
+
+def test_operands_keep_their_places_where_one_is_left_out():
+    resize = helper.make_node("Resize", ["x", "", "scales"], ["y"])
+    weights = {"scales": np.array([1, 1, 2, 2], np.float32)}
+    graph = read_graph(make([resize], [value("x", 1, 3, 4, 4)], [value("y", 1, 3, 8, 8)], weights))
+    assert graph.layers[0].operands == ("x", "", "scales")
+    assert graph.layers[0].weights == ("scales",)
+    assert graph.tensors["scales"].values == (1, 1, 2, 2)
+
+
+def test_shapes_given_for_inputs_replace_dynamic_and_static_ones():
+    assert read_graph(_dynamic(small()), shapes={"x": (1, 3, 8, 8)}) == read_graph(small())
+    wide = read_graph(small(), shapes={"x": (2, 3, 16, 4)})
+    assert (wide.tensors["c1"].shape, wide.tensors["y"].shape) == ((2, 6, 16, 4), (2, 5))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"z": (1, 3)}, "net has no input 'z' to give a shape; its inputs: x"),
+        ({"x": (1, 3)}, "shape 1x3 of input 'x' does not fit, expected 4 axes"),
+        ({"x": (1, 3, 0, 8)}, "shape 1x3x0x8 of input 'x' does not fit"),
+    ],
+)
+def test_shapes_that_do_not_fit_get_one_line(shapes, message):
+    with pytest.raises(EngineError, match=message):
+        read_graph(small(), "net", shapes)
 
 
 def _dynamic(model):
@@ -107,7 +131,7 @@ def _dynamic(model):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (_dynamic(small()), r"input 'x' has shape \[1,3,height,8\], which is dynamic; give it a static one"),
+        (_dynamic(small()), r"input 'x' has shape \[1,3,height,8\], which is dynamic.*: --shape x=1x3x224x8$"),
         (small(opset=10), "opset 10, expected 11 or later"),
         (make([], [value("x", 1)], [], {}), "no layers"),
         (make([helper.make_node("Relu", ["z"], ["y"], name="r")], [value("x", 1)], [value("y", 1)], {}), "reads 'z'"),
@@ -117,6 +141,34 @@ def test_unusable_networks_get_one_line(model, message):
     with pytest.raises(EngineError, match=message) as caught:
         read_graph(model, "net")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [
+        ((("b", "y"), ("x", "b")), "layer 'first' reads 'b' before any layer makes it"),
+        ((("x", "b"), ("b", "b")), "layer 'second' makes 'b', which is there already"),
+    ],
+)
+def test_a_network_out_of_order_gets_one_line(links, message):
+    nodes = [helper.make_node("Relu", [a], [b], name=name) for name, (a, b) in zip(("first", "second"), links)]
+    with pytest.raises(EngineError, match=message):
+        read_graph(make(nodes, [value("x", 1, 3)], [value(links[0][1], 1, 3)], {}))
+
+
+def test_a_constant_of_impossible_size_gets_one_line():
+    model = small()
+    model.graph.initializer[0].dims[0] = -(2**63)
+    with pytest.raises(EngineError, match="net: constant 'w1' has the shape -9223372036854775808x3x3x3"):
+        read_graph(model, "net")
+
+
+def test_a_small_constant_whose_data_do_not_fit_its_shape_gets_one_line():
+    reshape = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    model = make([reshape], [value("x", 1, 6)], [helper.make_tensor_value_info("y", 1, None)], {"shape": np.array([6])})
+    model.graph.initializer[0].dims[0] = 3
+    with pytest.raises(EngineError, match="constant 'shape' cannot be read|shape inference refuses"):
+        read_graph(model, "net")
 
 
 def test_unusable_files_get_one_line_with_their_name(tmp_path):
