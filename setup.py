@@ -7,6 +7,7 @@ from setuptools import setup
 PACKAGES = [
     "calibration",
     "dla",
+    "dla.rewrites",
     "engines",
     "engines.zoo",
     "orin",
@@ -21,6 +22,7 @@ PACKAGES = [
 BASE = [
     "numpy>=1.26",
     "onnx>=1.16",
+    "onnx-ir>=0.1.12",
     "onnxruntime>=1.18",
     "opencv-python-headless>=4.9",
     "pyyaml>=6",
@@ -35,7 +37,7 @@ DEMO = ["scikit-image>=0.22"]  # its wheel carries the photographs of `orin demo
 EXTRAS = {
     "jetson": ["pycuda>=2024.1", "jetson-stats>=4.3"],
     "demo": DEMO,
-    "dev": [*DEMO, "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
+    "dev": [*DEMO, "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     "bench": ["scipy>=1.11"],
 }
 

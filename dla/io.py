@@ -13,6 +13,9 @@ from engines.spec import TensorFormat
 
 MAX_HWC4_GROUPS = 4
 HWC4_CHANNELS = (1, 3, 4)
+SRAM_BYTES = 1 << 20  # of one core on Orin
+LOCAL_DRAM_BYTES = 1 << 30  # TensorRT's default for tensors in between
+GLOBAL_DRAM_BYTES = 512 << 20  # TensorRT's default for weights
 
 # Formats by direction and precision that need no reformat.
 NATIVE: Mapping[tuple[str, str], tuple[TensorFormat, ...]] = {
@@ -23,10 +26,27 @@ NATIVE: Mapping[tuple[str, str], tuple[TensorFormat, ...]] = {
 }
 
 
-def pools_bytes() -> dict[str, int]:
-    """Return the memory pools of a loadable under TensorRT's names: all the SRAM of a core (TensorRT's own default is
-    half of it), and the default DRAM pools."""
-    return {"DLA_MANAGED_SRAM": 1 << 20, "DLA_LOCAL_DRAM": 1 << 30, "DLA_GLOBAL_DRAM": 512 << 20}
+def pools_bytes(weight_bytes: int = 0, feature_bytes: int = 0) -> dict[str, int]:
+    """Return the memory pools of a loadable under TensorRT's names, each a power of two.
+
+    All the SRAM of a core (TensorRT's own default is half of it), and the default DRAM pools: more where the weights
+    or the tensors in between do not fit in half of these.
+    """
+    return {
+        "DLA_MANAGED_SRAM": SRAM_BYTES,
+        "DLA_LOCAL_DRAM": max(LOCAL_DRAM_BYTES, _power_of_two(2 * feature_bytes)),
+        "DLA_GLOBAL_DRAM": max(GLOBAL_DRAM_BYTES, _power_of_two(2 * weight_bytes)),
+    }
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(0, size - 1).bit_length()
+
+
+def native_format(direction: str, precision: str) -> TensorFormat:
+    """Return the format that the DLA keeps its tensors in; DlaError where the precision is not one of its own."""
+    _check_precision(precision)
+    return NATIVE[direction, precision][-1]
 
 
 def io_formats(graph: Graph, input_format: str, output_format: str, precision: str = "int8") -> dict[str, str]:
@@ -44,10 +64,14 @@ def io_formats(graph: Graph, input_format: str, output_format: str, precision: s
     return formats
 
 
-def _check_native(direction: str, format_: str, precision: str) -> None:
-    native = NATIVE.get((direction, precision))
-    if native is None:
+def _check_precision(precision: str) -> None:
+    if ("input", precision) not in NATIVE:
         raise DlaError(f"precision {precision!r} is not one of the DLA's: int8, fp16")
+
+
+def _check_native(direction: str, format_: str, precision: str) -> None:
+    _check_precision(precision)
+    native = NATIVE[direction, precision]
     if format_ not in [entry.value for entry in native]:
         known = ", ".join(entry.value for entry in native)
         raise DlaError(f"{direction} format {format_!r} is not one that the DLA takes in {precision}: {known}")

@@ -1,93 +1,64 @@
-"""How the layers of a network hang together once TensorRT has folded what leaves no layer."""
+"""How the layers of an imported network hang together: sites for the rules, steps for the partition."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
 
-from engines.graph import Graph, Layer
-from engines.importer import import_layers
-
-NO_KIND = ""  # of an ONNX node that leaves no layer
-LINEAR = ("Gemm", "MatMul")
-FLATTENING = ("Flatten", "Reshape", "Squeeze")
-STATIC = ("Shape", "Size")  # constants, since all shapes are static
+from dla.partition import Step
+from dla.rules import Site
+from engines.graph import Layer
+from engines.importer import CONVOLUTION, LEAST_RANK, SHUFFLE, Imported
 
 
-class Wiring:
-    """The layers of a graph, constants folded into `weights`, and which of them feeds which."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._constants: set[str] = set()
-        self.layers = tuple(map(self._constants_folded, graph.layers))
-        self.kinds = _kinds(graph)
-        self._maker = {name: layer for layer in self.layers for name in layer.outputs}
-        self._readers: dict[str, list[Layer]] = {}
-        for layer in self.layers:
-            for name in layer.inputs:
-                self._readers.setdefault(name, []).append(layer)
-        self._folded = {layer.name for layer in self.layers if self._leaves_no_layer(layer)}
-
-    def is_folded(self, layer: Layer) -> bool:
-        """Return whether a node leaves no layer in the engine."""
-        return layer.name in self._folded
-
-    def rank(self, tensor: str) -> int:
-        """Return how many axes a tensor has."""
-        return len(self._graph.tensors[tensor].shape)
-
-    def origin(self, tensor: str) -> str:
-        """Return the tensor that folded layers made this one from: itself where none did."""
-        maker = self._maker.get(tensor)
-        while maker is not None and self.is_folded(maker) and maker.inputs:
-            tensor = maker.inputs[0]
-            maker = self._maker.get(tensor)
-        return tensor
-
-    def producers(self, layer: Layer) -> tuple[str, ...]:
-        """Return the names of the layers that a layer reads from, folded ones looked through."""
-        makers = (self._maker.get(self.origin(name)) for name in layer.inputs)
-        return tuple(dict.fromkeys(maker.name for maker in makers if maker is not None))
-
-    def neighbours(self, layer: Layer) -> tuple[str, ...]:
-        """Return the producers that may share a loadable with a layer: no shuffle and no other batch in between."""
-        batch = self._graph.tensors[layer.outputs[0]].shape[:1]
-        near = []
-        for tensor in map(self.origin, layer.inputs):
-            maker = self._maker.get(tensor)
-            if maker is not None and self.rank(tensor) >= 4 and self._graph.tensors[tensor].shape[:1] == batch:
-                near.append(maker.name)
-        return tuple(dict.fromkeys(near))
-
-    def _constants_folded(self, layer: Layer) -> Layer:
-        """Return a layer whose constant inputs count as weights, and note its outputs where all of them are."""
-        constant = tuple(name for name in layer.inputs if name in self._constants)
-        inputs = tuple(name for name in layer.inputs if name not in self._constants)
-        if not inputs or layer.op in STATIC:
-            self._constants.update(layer.outputs)
-        return replace(layer, inputs=inputs, weights=constant + layer.weights) if constant else layer
-
-    def _leaves_no_layer(self, layer: Layer) -> bool:
-        constant = all(name in self._constants for name in layer.outputs)
-        return constant or self.kinds[layer.name] == NO_KIND or self._is_absorbed(layer)
-
-    def _is_absorbed(self, layer: Layer) -> bool:
-        """Return whether a flattening of [N,C,1,1] goes into the 1x1 convolutions that Gemm layers become.
-
-        Source: verbose logs of TensorRT 8.4 and 10.3, ResNet-50 and a small classifier on AGX Orin.
-        """
-        if layer.op not in FLATTENING or layer.outputs[0] in self._graph.outputs:
-            return False
-        before, after = (self._graph.tensors[name].shape for name in (layer.inputs[0], layer.outputs[0]))
-        readers = self._readers.get(layer.outputs[0], [])
-        return before == (*after, 1, 1) and len(after) == 2 and all(reader.op in LINEAR for reader in readers)
+def site_of(network: Imported, layer: Layer, precision: str) -> Site:
+    """Return what the rules see of a layer: constants folded, the operators before and after it."""
+    before = [maker.op for name in layer.inputs if (maker := network.maker(name)) is not None]
+    after = [reader.op for name in layer.outputs for reader in network.readers(name)]
+    return Site(network.graph, layer, precision, tuple(before), tuple(after))
 
 
-def _kinds(graph: Graph) -> Mapping[str, str]:
-    """Return the type of the first TensorRT layer that each node becomes."""
-    kinds = {layer.name: NO_KIND for layer in graph.layers}
-    for made in import_layers(graph):
-        for node in made.nodes:
-            kinds[node] = kinds[node] or made.kind
-    return kinds
+def batch_of(network: Imported, layer: Layer) -> int:
+    """Return the batch of a layer on the DLA: all axes but the last three, or the rows of a 1x1 convolution."""
+    shape = network.graph.tensors[layer.outputs[0]].shape
+    if network.kinds[layer.name] == CONVOLUTION and len(shape) < LEAST_RANK:
+        return math.prod(shape[:-1])
+    return math.prod(shape[:-3]) if len(shape) >= LEAST_RANK else shape[0] if shape else 1
+
+
+def step_of(network: Imported, layer: Layer, on_dla: bool) -> Step:
+    """Return a layer as a step of the partition; a tensor of less than four axes goes through a shuffle."""
+    makers: dict[bool, list[str]] = {True: [], False: []}
+    for name in layer.inputs:
+        maker = network.maker(name)
+        if maker is not None:
+            makers[network.rank(network.origin(name)) < LEAST_RANK].append(maker.name)
+    return Step(layer.name, tuple(makers[False]), tuple(makers[True]), batch_of(network, layer) if on_dla else None)
+
+
+def beside_gpu_shuffle(network: Imported, on_gpu: Mapping[str, bool]) -> set[str]:
+    """Return the shuffles that TensorRT fuses with one of the GPU's, directly or through others.
+
+    Two shuffles become one where nothing else reads the tensor between them. Source: verbose log of TensorRT 10.3,
+    DETR. `on_gpu` has an entry for each layer that is not folded.
+    """
+    shuffles = [layer for layer in network.layers if network.kinds[layer.name] == SHUFFLE and layer.name in on_gpu]
+    near: dict[str, list[str]] = {layer.name: [] for layer in shuffles}
+    for layer in shuffles:
+        for reader in _only_reader(network, layer):
+            if reader.name in near:
+                near[layer.name].append(reader.name)
+                near[reader.name].append(layer.name)
+    waiting = [name for name in near if on_gpu[name]]
+    reached = set(waiting)
+    while waiting:
+        for name in near[waiting.pop()]:
+            if name not in reached:
+                reached.add(name)
+                waiting.append(name)
+    return {name for name in reached if not on_gpu[name]}
+
+
+def _only_reader(network: Imported, layer: Layer) -> tuple[Layer, ...]:
+    readers = network.readers(layer.outputs[0])
+    return readers if len(readers) == 1 and layer.outputs[0] not in network.graph.outputs else ()
