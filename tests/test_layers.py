@@ -20,7 +20,7 @@ FLOORS = (
     ("orin.virtual", "orin.jetson"),
     (
         "orin.boards orin.work orin.samples orin.pipeline orin.scenario orin.loadgen orin.record orin.results "
-        "orin.build orin.photos orin.answer orin.bench orin.predict orin.doctor orin.compare"
+        "orin.build orin.photos orin.answer orin.bench orin.predict orin.place orin.doctor orin.compare"
     ).split(),
     ("orin.report",),
     ("orin.cli",),

@@ -13,6 +13,8 @@ COMMANDS = {
     "bench": ("bench", "run a plan under MLPerf LoadGen and keep a record"),
     "predict": ("predict", "what the virtual Orin expects of a plan, without running it"),
     "run": ("run", "answer a folder of photos, one JSON line each"),
+    "place": ("place", "which layers the DLA takes, why the others fall back, and what to rewrite"),
+    "rewrite": ("rewrite", "bring a network's layers into forms that the DLA takes"),
     "show": ("show", "print a run record and (re)write its report"),
     "compare": ("compare", "set two like runs side by side"),
     "doctor": ("doctor", "what this machine is, has and lacks, and how to mend it"),
