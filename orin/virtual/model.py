@@ -129,7 +129,7 @@ class CostModel:
             if device in devices and source != self.stack.name:
                 notes.append(f"stack {self.stack.name} uses {source}'s {device.upper()} parameters: none published")
         for network in sorted({shape.network for shape in shapes if not self.is_measured(shape)}):
-            notes.append(f"{network} was never measured: prior from its layers' work, u95 30 %")
+            notes.append(f"{network} was never measured: prior from its layers' work, within a factor of two")
         return tuple(notes)
 
     # -- scales relative to the module the parameters were measured on ------------------------------------------------

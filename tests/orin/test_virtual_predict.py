@@ -151,7 +151,7 @@ def test_an_unmeasured_network_needs_its_workload_and_gets_a_wide_interval():
         predict(plan, SOC)
     work = Workload(macs=10**9, weight_bytes=10**7, activation_bytes=4 * 10**7)
     prediction = predict(plan, SOC, workloads=Workloads(work, work))
-    assert prediction.samples_per_s_u95 / prediction.samples_per_s == pytest.approx(0.30)
+    assert prediction.samples_per_s_u95 / prediction.samples_per_s == pytest.approx(1.0)
     assert any("never measured" in note for note in prediction.notes)
     assert prediction.samples_per_s < prediction.ceiling.samples_per_s
 
