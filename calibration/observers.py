@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from calibration.errors import CalibrationError
+from calibration.histogram import Histogram, entropy_range, percentile_range
+
+PERCENT = 99.99
 
 
 class Observer(Protocol):
@@ -44,3 +50,59 @@ class MinMax:
     def amax(self) -> Mapping[str, float]:
         """Dynamic range of each tensor seen so far."""
         return dict(self._amax)
+
+
+class _Histograms:
+    """A growing histogram of the magnitudes of each tensor."""
+
+    extremes_only = False
+
+    def __init__(self) -> None:
+        self._histograms: dict[str, Histogram] = {}
+
+    def update(self, name: str, values: NDArray[Any]) -> None:
+        """Take the values of a tensor in one batch."""
+        self._histograms.setdefault(name, Histogram()).add(values)
+
+    @property
+    def amax(self) -> Mapping[str, float]:
+        """Dynamic range of each tensor seen so far; NaN or infinity where it reached that."""
+        return {
+            name: self._range(histogram) if np.isfinite(histogram.largest) else histogram.largest
+            for name, histogram in self._histograms.items()
+        }
+
+    def _range(self, histogram: Histogram) -> float:
+        raise NotImplementedError
+
+
+class Entropy(_Histograms):
+    """The range that keeps most information (least KL divergence) in INT8.
+
+    Compatible with TensorRT's entropy calibrator, not identical: the published algorithm, whose code is closed.
+    """
+
+    method = "entropy"
+
+    def _range(self, histogram: Histogram) -> float:
+        return entropy_range(histogram)
+
+
+class Percentile(_Histograms):
+    """The range that holds `percent` of the magnitudes, to a bin; CalibrationError outside (0, 100]."""
+
+    method = "percentile"
+
+    def __init__(self, percent: float = PERCENT) -> None:
+        if not 0 < percent <= 100:
+            raise CalibrationError(f"percentile {percent} is outside (0, 100]; {PERCENT} is usual")
+        super().__init__()
+        self.percent = percent
+
+    def _range(self, histogram: Histogram) -> float:
+        return percentile_range(histogram, self.percent)
+
+
+OBSERVERS: Mapping[str, Callable[[], Observer]] = MappingProxyType(
+    {"minmax": MinMax, "entropy": Entropy, "percentile": Percentile}
+)

@@ -15,6 +15,8 @@ COMMANDS = {
     "run": ("run", "answer a folder of photos, one JSON line each"),
     "place": ("place", "which layers the DLA takes, why the others fall back, and what to rewrite"),
     "rewrite": ("rewrite", "bring a network's layers into forms that the DLA takes"),
+    "calibrate": ("calibrate", "INT8 ranges from photos, as a TensorRT calibration cache"),
+    "cache": ("cache", "a TensorRT calibration cache as JSON, and back"),
     "show": ("show", "print a run record and (re)write its report"),
     "compare": ("compare", "set two like runs side by side"),
     "doctor": ("doctor", "what this machine is, has and lacks, and how to mend it"),
