@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -49,7 +49,7 @@ class Lane:
         self.loaded: LoadedEngine = board.load(engine, accelerator, self.depth)
         self.copied_bytes = 0
         self._board = board
-        self._staging: dict[int, Staging] = {}
+        self._staging: dict[tuple[int, int], Staging] = {}  # by slot and enqueue: what is in flight is not overwritten
         self._bound: dict[tuple[int, int], tuple[list[Enqueue], Sequence[int] | None]] = {}
 
     def item(self, chunks: Sequence[Chunk], slot: int, samples: SampleSet) -> WorkItem:
@@ -59,7 +59,7 @@ class Lane:
         starts = [self._in_place(chunk.positions, samples) for chunk in chunks]
         for step, (chunk, start) in enumerate(zip(chunks, starts)):
             if start is None:
-                addresses, read = self._gather(chunk.positions, slot * len(chunks) + step, samples), len(chunk.ids)
+                addresses, read = self._gather(chunk.positions, (slot, step), samples), len(chunk.ids)
             else:
                 addresses, read = samples.addresses(self.engine, start), chunk.positions[-1] - start + 1
             item.enqueues.append(Enqueue(self.loaded, addresses, read))
@@ -98,7 +98,7 @@ class Lane:
         ascending = isinstance(positions, range) or all(a < b for a, b in zip(positions, positions[1:]))
         return start if ascending else None
 
-    def _gather(self, positions: Sequence[int], place: int, samples: SampleSet) -> tuple[int, ...]:
+    def _gather(self, positions: Sequence[int], place: tuple[int, int], samples: SampleSet) -> tuple[int, ...]:
         staging = self._staging.get(place)
         if staging is None:
             staging = self._staging[place] = Staging(self._board, self.engine, self.taker.batch)
@@ -150,9 +150,14 @@ class Pipeline:
         self.failure: OrinError | None = None
         chosen = {name: engines["gpu" if name == GPU else "dla"] for name in plan.accelerators}
         self.samples = SampleSet(board, list({e.manifest.engine_sha256: e for e in chosen.values()}.values()), capacity)
-        self._held = board.hold(plan)
-        self.clocks = self._held.__enter__()
-        self.lanes = [Lane(name, engine, plan, board) for name, engine in chosen.items()]
+        self.lanes: list[Lane] = []
+        with ExitStack() as held:  # an engine that does not load leaves the board as it was
+            self.clocks = held.enter_context(board.hold(plan))
+            for name, engine in chosen.items():
+                lane = Lane(name, engine, plan, board)
+                held.callback(lane.loaded.close)
+                self.lanes.append(lane)
+            self._held = held.pop_all()
         self._threads: list[threading.Thread] = []
         self._released = threading.Event()
         self._queue: WorkQueue | None = None
@@ -274,9 +279,7 @@ class Pipeline:
         try:
             self.stop()
         finally:
-            for lane in self.lanes:
-                lane.loaded.close()
-            self._held.__exit__(None, None, None)
+            self._held.close()
 
     def __enter__(self) -> Pipeline:
         return self

@@ -171,3 +171,26 @@ def test_submitted_futures_get_the_failure():
             pipeline.submit(np.zeros((3, 224, 224), dtype=np.int8))
     with pytest.raises(OrinError):
         pipeline.close()
+
+
+def test_gathered_batches_in_flight_do_not_share_memory():
+    plan = Plan(gpu_batch=0, dla_batch=2, dla_loop=2, dla_cores=1, dla_depth=2)
+    with Pipeline(plan, NullBoard(), ENGINES, capacity=72) as pipeline:
+        lane = pipeline.lanes[0]
+        whole = lane.item([Chunk([40, 3], [0, 1]), Chunk([50, 9], [2, 3])], 0, pipeline.samples)
+        short = lane.item([Chunk([60, 5], [4, 5])], 1, pipeline.samples)
+        addresses = [enqueue.addresses for item in (whole, short) for enqueue in item.enqueues]
+        assert len(set(addresses)) == 3
+
+
+def test_an_engine_that_does_not_load_leaves_nothing_held():
+    class Full(NullBoard):
+        def load(self, loaded, accelerator, depth):
+            if accelerator == "dla1":
+                raise OrinError("out of memory")
+            return super().load(loaded, accelerator, depth)
+
+    board = Full()
+    with pytest.raises(OrinError, match="out of memory"):
+        Pipeline(PLAN, board, ENGINES, capacity=4)
+    assert board.held == 0 and len(board.engines) == 2 and all(loaded.closed for loaded in board.engines)
