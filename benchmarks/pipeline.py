@@ -11,9 +11,10 @@ import numpy as np
 from common import arguments, emit, median
 
 from orin.loadgen import SEEDS, SampleLibrary, _log_settings, _test_settings, run_loadgen
+from orin.mlperf import MULTISTREAM_SAMPLES
 from orin.pipeline import Pipeline
 from orin.plan import Plan
-from orin.scenario import MULTISTREAM_SAMPLES, ScenarioSettings
+from orin.scenario import ScenarioSettings
 from orin.work import Chunk, WorkItem, rounds
 from tests.instruments import SAMPLE_BYTES, NullBoard, engine
 

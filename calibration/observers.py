@@ -57,7 +57,8 @@ class _Histograms:
 
     extremes_only = False
 
-    def __init__(self) -> None:
+    def __init__(self, range_of: Callable[[Histogram], float]) -> None:
+        self._range_of = range_of
         self._histograms: dict[str, Histogram] = {}
 
     def update(self, name: str, values: NDArray[Any]) -> None:
@@ -68,12 +69,9 @@ class _Histograms:
     def amax(self) -> Mapping[str, float]:
         """Dynamic range of each tensor seen so far; NaN or infinity where it reached that."""
         return {
-            name: self._range(histogram) if np.isfinite(histogram.largest) else histogram.largest
+            name: self._range_of(histogram) if np.isfinite(histogram.largest) else histogram.largest
             for name, histogram in self._histograms.items()
         }
-
-    def _range(self, histogram: Histogram) -> float:
-        raise NotImplementedError
 
 
 class Entropy(_Histograms):
@@ -84,8 +82,8 @@ class Entropy(_Histograms):
 
     method = "entropy"
 
-    def _range(self, histogram: Histogram) -> float:
-        return entropy_range(histogram)
+    def __init__(self) -> None:
+        super().__init__(entropy_range)
 
 
 class Percentile(_Histograms):
@@ -96,11 +94,8 @@ class Percentile(_Histograms):
     def __init__(self, percent: float = PERCENT) -> None:
         if not 0 < percent <= 100:
             raise CalibrationError(f"percentile {percent} is outside (0, 100]; {PERCENT} is usual")
-        super().__init__()
+        super().__init__(lambda histogram: percentile_range(histogram, percent))
         self.percent = percent
-
-    def _range(self, histogram: Histogram) -> float:
-        return percentile_range(histogram, self.percent)
 
 
 OBSERVERS: Mapping[str, Callable[[], Observer]] = MappingProxyType(

@@ -16,11 +16,12 @@ from orin.board import Board
 from orin.build import Built, Desk, build_engines
 from orin.errors import OrinError
 from orin.loadgen import LoadgenResult, SampleLibrary, run_loadgen
+from orin.mlperf import MULTISTREAM_SAMPLES
 from orin.pipeline import Pipeline
 from orin.plan import Plan
 from orin.predict import predict_plan
 from orin.record import Recorder, RunRecord, load_record
-from orin.scenario import MULTISTREAM_SAMPLES, ScenarioSettings, settings_from_probe
+from orin.scenario import ScenarioSettings, settings_from_probe
 from orin.virtual.predict import Options
 
 if TYPE_CHECKING:

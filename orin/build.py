@@ -59,6 +59,11 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orin-toolkit"
 
 
+def weights_of(checkpoint: Path | None) -> str:
+    """Say what the weights of a zoo network are."""
+    return f"checkpoint {checkpoint.name}" if checkpoint else "untrained (seeded)"
+
+
 def dla_network(plan: Plan, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Graph, Placement]:
     """Return what the DLA engine is built from: the plan's rewrites applied, its graph and its placement."""
     from dla.placement import place
@@ -86,7 +91,7 @@ def build_engines(plan: Plan, desk: Desk | None = None) -> Built:
     preprocess = PREPROCESS[network.preprocess]  # a network without one is refused before anything is built
     checkpoint = Path(plan.weights) if plan.weights else None
     model = zoo_model(plan.network, checkpoint)
-    weights = f"checkpoint {checkpoint.name}" if checkpoint else "untrained (seeded)"
+    weights = weights_of(checkpoint)
     ranges = _ranges(plan, model, preprocess, desk)
     cache = EngineCache(desk.cache / "engines", desk.say)
     engines: dict[str, Engine] = {}

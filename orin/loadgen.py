@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orin.errors import OrinError
+from orin.mlperf import MULTISTREAM_SAMPLES, SCENARIOS
 from orin.pipeline import Outputs, Pipeline
-from orin.scenario import MULTISTREAM_SAMPLES, SCENARIOS, ScenarioSettings
+from orin.scenario import ScenarioSettings
 from orin.work import Chunk, WorkItem, rounds
 
 # Seeds of MLPerf Inference v6.1 (qsl, sample index, schedule), as the wheel's own mlperf.conf holds them.

@@ -5,17 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from orin.mlperf import MULTISTREAM_SAMPLES, OFFICIAL_SECONDS
 from orin.pipeline import Outputs, Pipeline
 from orin.work import Chunk, WorkItem
 
-SCENARIOS = {
-    "offline": "Offline",
-    "singlestream": "SingleStream",
-    "multistream": "MultiStream",
-    "server": "Server",
-}
-MULTISTREAM_SAMPLES = 8
-OFFICIAL_SECONDS = 600  # mlperf.conf: *.*.min_duration
 PROBE_S = 1.0
 
 

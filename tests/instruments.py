@@ -94,7 +94,7 @@ class NullBoard:
         return SharedTensor(array, array.ctypes.data)
 
     def meter(self, on_line=None):
-        raise NotImplementedError
+        raise NotImplementedError  # no sensor: what measures power is tested on the virtual board
 
     def keeps_pace(self):
         return None

@@ -16,7 +16,7 @@ ALLOWED = {
 }
 # inside orin, lowest floor first: a module imports only its own floor and those below
 FLOORS = (
-    ("orin.errors", "orin.soc", "orin.plan", "orin.board", "orin.roofline"),
+    ("orin.errors", "orin.soc", "orin.plan", "orin.board", "orin.roofline", "orin.mlperf"),
     ("orin.virtual", "orin.jetson"),
     (
         "orin.boards orin.work orin.samples orin.pipeline orin.scenario orin.loadgen orin.record orin.results "

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from orin.cli.output import Talk, add_output_arguments, print_json
 from orin.cli.plan_options import add_plan_arguments, plan_from
-
-SCENARIOS = ("offline", "singlestream", "multistream", "server")
+from orin.mlperf import SCENARIOS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

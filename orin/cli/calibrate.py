@@ -103,6 +103,7 @@ def _subject(options: argparse.Namespace) -> _Subject:
     from engines import zoo
     from engines.onnx_model import load_model, with_batch
     from engines.preprocess import PREPROCESS
+    from orin.build import weights_of
     from orin.errors import OrinError
 
     path, checkpoint = Path(options.model), options.weights
@@ -113,8 +114,7 @@ def _subject(options: argparse.Namespace) -> _Subject:
         return _Subject(with_batch(load_model(path), 1), name, PREPROCESS[name], f"those of {path.name}")
     name = options.preprocess or zoo.network(options.model).preprocess
     preprocess = PREPROCESS[name]  # a network without one is refused before its weights are made
-    weights = f"checkpoint {checkpoint.name}" if checkpoint else "untrained (seeded)"
-    return _Subject(zoo.model(options.model, checkpoint), name, preprocess, weights)
+    return _Subject(zoo.model(options.model, checkpoint), name, preprocess, weights_of(checkpoint))
 
 
 def _image(name: str, subject: _Subject) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from orin.cli.bench import SCENARIOS
 from orin.cli.output import add_output_arguments, print_json, print_table, quantity
 from orin.cli.plan_options import add_plan_arguments, plan_from
+from orin.mlperf import SCENARIOS
 
 if TYPE_CHECKING:
     from orin.virtual.predict import Prediction

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from orin.mlperf import OFFICIAL_SECONDS, SCENARIOS
 from orin.record import FLUSH_S, RunRecord
 from orin.report.text import milliseconds, number, percent, quantity
 from orin.results import Result
 from orin.roofline import Roofline
-from orin.scenario import OFFICIAL_SECONDS, SCENARIOS, ScenarioSettings
+from orin.scenario import ScenarioSettings
 from orin.soc import SOCS, Soc
 
 STALE_S = 5 * FLUSH_S  # a run that lives writes record.json each FLUSH_S

@@ -12,7 +12,6 @@ from orin.soc import GPU
 from orin.virtual.machine import Machine, Totals
 from orin.virtual.model import CostModel, EngineCost, EngineShape
 
-MULTISTREAM_SAMPLES = 8
 WARM_ITEMS, STEADY_ITEMS = 3, 12  # work items of the slowest accelerator, before and in the window of the steady state
 
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from engines.engine import Workload
 from orin.errors import OrinError
+from orin.mlperf import MULTISTREAM_SAMPLES, SCENARIOS
 from orin.plan import Plan
 from orin.roofline import Roofline, roofline
 from orin.soc import GPU, Clocks, Soc
-from orin.virtual.driver import MULTISTREAM_SAMPLES, Crew, Observed, offline, server, stream
+from orin.virtual.driver import Crew, Observed, offline, server, stream
 from orin.virtual.machine import Machine
 from orin.virtual.model import RESTING_MODE, CostModel, EngineShape, clocks_of
 from orin.virtual.parameters import Parameters, load_parameters
 from power.quantity import Quantity
 
-SCENARIOS = ("offline", "singlestream", "multistream", "server")
 # Documented model errors, as shares of the value: co-run throughput of measured networks, of networks known only by
 # their layers (a prior: up to a factor of two off, docs/virtual-orin.md), and module power.
 SPEED_U95, PRIOR_U95, POWER_U95 = 0.04, 1.0, 0.08
