@@ -37,8 +37,13 @@ def orin(place, *words):
     return subprocess.run(command(*words), capture_output=True, text=True, cwd=place, env=environment(place))
 
 
-def test_bench_prints_one_json_object_with_everything(place):
-    done = orin(place, *BENCH, "--json")
+@pytest.fixture(scope="module")
+def done(place):
+    """One finished bench, for every test that reads its record; tests run in any order and on any worker."""
+    return orin(place, *BENCH, "--json")
+
+
+def test_bench_prints_one_json_object_with_everything(place, done):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["provenance"] == "simulated" and found["network"] == "resnet50"
@@ -56,7 +61,7 @@ def test_bench_prints_one_json_object_with_everything(place):
     assert Plan.load(run / "plan.yaml").stack == "mlperf-v3.0"
 
 
-def test_record_names_plan_data_and_what_was_not_computed(place):
+def test_record_names_plan_data_and_what_was_not_computed(place, done):
     record = json.loads(next((place / "runs").glob("*/record.json")).read_text())
     assert record["version"] == 1 and record["outputs"] == "none" and record["network"]["dla_gpu_layers"] == []
     assert "untrained" in record["network"]["weights"] and len(record["data"]["sources"]) >= 6
@@ -64,7 +69,7 @@ def test_record_names_plan_data_and_what_was_not_computed(place):
     assert [layout["format"] for layout in record["memory"]["layouts"]] == ["CHW4"]
 
 
-def test_show_and_compare_read_the_record(place):
+def test_show_and_compare_read_the_record(place, done):
     run = next((place / "runs").iterdir())
     shown = orin(place, "show", run)
     assert shown.returncode == 0 and shown.stdout.startswith("SIMULATED")
