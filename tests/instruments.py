@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,25 @@ def engine(device="gpu", batch=8, shape=SHAPE, sample_bytes=SAMPLE_BYTES, fmt=No
         spec, "null", "none", "0", f"{device}-{batch}", (binding,), (output,), Workload(10**9, 10**6, 10**6)
     )
     return Engine(Path("/nowhere"), manifest)
+
+
+class StepClock:
+    """Time that passes only when someone waits for it: the machine's speed cannot show in what is tested."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._now_ns = 0
+
+    def now_ns(self):
+        return self._now_ns
+
+    def sleep(self, seconds):
+        with self._lock:
+            self._now_ns += max(1000, round(seconds * 1e9))  # no sleep ends at once
+
+    def spin_until(self, at_ns):
+        with self._lock:
+            self._now_ns = max(self._now_ns, at_ns) + 1000  # looking takes time
 
 
 class NullEngine:

@@ -22,7 +22,7 @@ from orin.plan import DEFAULT_STACK, Plan
 from orin.soc import GPU, Clocks, Soc
 from orin.virtual.machine import Job
 from orin.virtual.model import RESTING_MODE, CostModel, EngineShape, clocks_of
-from orin.virtual.paced import PacedMachine
+from orin.virtual.paced import Clock, PacedMachine
 from orin.virtual.rails import RailsFile, RailsState
 from power.meter import Meter
 from power.tegrastats import Tegrastats
@@ -34,6 +34,7 @@ Pacing = Literal["paced", "numerics"]
 PAGE_BYTES = 4096
 PUBLISH_S = 0.02
 INTERVAL_MS = 100  # of tegrastats; the sensor's filter is slower
+SILENCE_S = 30.0  # a busy host may take long to start a process, which says nothing of the board
 
 
 class PacedEngine:
@@ -114,13 +115,13 @@ class VirtualBoard:
 
     provenance: Provenance = "simulated"
 
-    def __init__(self, soc: Soc, *, pacing: Pacing = "paced", seed: int = 0) -> None:
+    def __init__(self, soc: Soc, *, pacing: Pacing = "paced", seed: int = 0, clock: Clock | None = None) -> None:
         if pacing not in ("paced", "numerics"):
             raise OrinError(f"pacing is {pacing!r}, expected paced or numerics")
         self.name = f"virtual:{soc.name}"
         self.soc = soc
         self.computes_outputs = pacing == "numerics"
-        self._machine = PacedMachine(CostModel(soc, soc.clocks(RESTING_MODE), DEFAULT_STACK), seed)
+        self._machine = PacedMachine(CostModel(soc, soc.clocks(RESTING_MODE), DEFAULT_STACK), seed, clock)
         self._runners: dict[Path, OrtRunner] = {}
 
     def load(self, engine: Engine, accelerator: str, depth: int) -> LoadedEngine:
@@ -160,7 +161,8 @@ class VirtualBoard:
         with tempfile.TemporaryDirectory(prefix="orin-rails-") as folder:
             path = Path(folder) / "rails"
             program = ["-m", "orin.virtual.tegrastats", "--rails", str(path), "--interval", str(INTERVAL_MS)]
-            with _Publisher(path, self._machine), Tegrastats([sys.executable, *program], on_line) as source:
+            tegrastats = Tegrastats([sys.executable, *program], on_line, SILENCE_S)
+            with _Publisher(path, self._machine), tegrastats as source:
                 yield Meter(self.soc.board, source)
 
     def keeps_pace(self) -> str | None:
@@ -206,11 +208,11 @@ class _Publisher:
             self._failure = failure
 
     def _state(self, stopped: bool) -> RailsState:
-        totals = self._machine.totals()
+        stamp_ns, totals = self._machine.totals()
         clocks = self._machine.clocks
         busy_ns = {name: round(ns) for name, ns in totals.busy_ns.items()}
         return RailsState(
-            monotonic_ns=time.monotonic_ns(),
+            monotonic_ns=stamp_ns,  # of the totals: one taken later would make them look too small
             energy_mj=tuple(joules * 1e3 for joules in totals.rail_j.values()),
             gpu_busy_ns=busy_ns[GPU],
             dla0_busy_ns=busy_ns.get("dla0", 0),

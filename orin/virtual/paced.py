@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from orin.soc import Clocks
 from orin.virtual.machine import Job, Machine, Totals
@@ -23,6 +24,32 @@ NAP_NS = 50_000  # other waiters may come late: their accelerator already has it
 PAUSE_JOBS, PAUSE_NS = 2.0, 10_000_000  # an empty queue for longer than this is a pause of the run, not a late host
 TURN_SUBMISSIONS = 2.0  # a query that comes later than this after an answer is a new start, not the next one
 PACE_SHARE = 0.02  # the host may cost an accelerator this share of its time before the run is said to lag
+
+
+class Clock(Protocol):
+    """Time as the paced machine sees it."""
+
+    def now_ns(self) -> int:
+        """Return the time on the scale of `time.monotonic_ns`."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let other threads run for a while."""
+
+    def spin_until(self, at_ns: int) -> None:
+        """Return at a moment, without giving up the core."""
+
+
+class WallClock:
+    """This machine's own clock."""
+
+    now_ns = staticmethod(time.monotonic_ns)
+    sleep = staticmethod(time.sleep)
+
+    @staticmethod
+    def spin_until(at_ns: int) -> None:
+        """Return at a moment; `time.sleep(0)` would cost a timer's slack, 0.05 ms."""
+        while time.monotonic_ns() < at_ns:
+            pass
 
 
 @dataclass
@@ -76,15 +103,16 @@ class Pace:
 
 
 class PacedMachine:
-    """A machine that runs with the wall clock; every method may be called from any thread."""
+    """A machine that runs with a clock, this machine's own by default; every method may be called from any thread."""
 
-    def __init__(self, model: CostModel, seed: int) -> None:
+    def __init__(self, model: CostModel, seed: int, clock: Clock | None = None) -> None:
         self._lock = threading.Lock()
+        self._clock = clock or WallClock()
         self._source = random.Random(seed)
         self._cv = model.parameters.shared["noise_cv"]
         self._past: list[Totals] = []
         self._pace = {name: Pace() for name in model.soc.accelerators}
-        self.origin_ns = time.monotonic_ns()
+        self.origin_ns = self._clock.now_ns()
         self.model = model
         self._machine = self._new(model, 0.0)
 
@@ -127,13 +155,13 @@ class PacedMachine:
                     return
                 left_ns = self._machine.left_ns(accelerator, job)
                 is_last = self._machine.is_last(accelerator, job)
-            _pass(left_ns, is_last)
+            self._pass(left_ns, is_last)
 
-    def totals(self) -> Totals:
-        """Return what has passed since the board was opened."""
+    def totals(self) -> tuple[int, Totals]:
+        """Return the time, and what has passed until then since the board was opened."""
         with self._lock:
-            self._advance()
-            return _sum([*self._past, self._machine.totals()])
+            now_ns = self._advance()
+            return self.origin_ns + round(now_ns), _sum([*self._past, self._machine.totals()])
 
     def keeps_pace(self) -> str | None:
         """Say in one line that this host was too slow to feed the accelerators in wall time; None: it was not."""
@@ -142,7 +170,7 @@ class PacedMachine:
         return next((complaint for complaint in complaints if complaint), None)
 
     def _advance(self) -> float:
-        now_ns = float(time.monotonic_ns() - self.origin_ns)
+        now_ns = float(self._clock.now_ns() - self.origin_ns)
         self._note(self._machine.advance(now_ns))
         return now_ns
 
@@ -158,18 +186,14 @@ class PacedMachine:
             pace.awaited_ns += job.end_ns - job.begin_ns
             pace.late_ns += max(0.0, now_ns - job.end_ns - job.cost.submit_ns)
 
-
-def _pass(left_ns: float, is_last: bool) -> None:
-    """Sleep towards a moment at least `left_ns` away; the last job's waiter spins through the end of it."""
-    if not is_last:
-        time.sleep(max(left_ns, NAP_NS) * 1e-9)
-        return
-    if left_ns > SPIN_NS:
-        time.sleep((left_ns - SPIN_NS) * 1e-9)
-        return
-    until_ns = time.monotonic_ns() + left_ns - LOOK_NS
-    while time.monotonic_ns() < until_ns:
-        pass  # time.sleep(0) would cost a timer's slack, 0.05 ms
+    def _pass(self, left_ns: float, is_last: bool) -> None:
+        """Sleep towards a moment at least `left_ns` away; the last job's waiter spins through the end of it."""
+        if not is_last:
+            self._clock.sleep(max(left_ns, NAP_NS) * 1e-9)
+        elif left_ns > SPIN_NS:
+            self._clock.sleep((left_ns - SPIN_NS) * 1e-9)
+        else:
+            self._clock.spin_until(self._clock.now_ns() + round(left_ns) - LOOK_NS)
 
 
 def _sum(parts: list[Totals]) -> Totals:

