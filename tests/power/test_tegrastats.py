@@ -43,12 +43,11 @@ def test_readings_are_stamped_on_arrival_and_raw_lines_handed_on():
 
 
 def test_a_meter_reads_from_it():
-    with Tegrastats(program(FOREVER.replace("0.01", "0.05"))) as source:
+    with Tegrastats(program(FOREVER)) as source:
         wait_for(lambda: len(source.readings()) >= 10)
-        meter = Meter(AGX_ORIN_64GB, source)
-        samples = meter.samples
-        energy = meter.energy(samples[0].monotonic_ns, samples[9].monotonic_ns)
-    assert energy.module_w.value == pytest.approx(2.2) and energy.samples == 10
+        samples = Meter(AGX_ORIN_64GB, source).samples
+    rails_mw = {"VDD_GPU_SOC": 1000, "VDD_CPU_CV": 500, "VIN_SYS_5V0": 700}
+    assert len(samples) >= 10 and all(sample.rails_mw == rails_mw for sample in samples)
 
 
 def test_stop_ends_the_child_and_can_be_called_twice():
