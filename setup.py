@@ -32,7 +32,10 @@ BASE = [
     "rich>=13",
 ]
 
-DEMO = ["scikit-image>=0.22"]  # its wheel carries the photographs of `orin demo`
+DEMO = [
+    "scikit-image>=0.22",  # its wheel carries the photographs of `orin demo`
+    "scikit-learn>=1.3",  # and this one's the digits that the network `digits` was trained on
+]
 
 EXTRAS = {
     "jetson": ["pycuda>=2024.1", "jetson-stats>=4.3"],
@@ -50,7 +53,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=PACKAGES,
-    package_data={"orin.report": ["*.html.j2"], "orin.virtual": ["*.yaml"]},
+    package_data={"engines.zoo": ["*.npz"], "orin.report": ["*.html.j2"], "orin.virtual": ["*.yaml"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["orin = orin.cli.main:main"]},

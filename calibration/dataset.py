@@ -1,4 +1,4 @@
-"""A folder of photos as samples: INT8 for the accelerators, float32 batches for calibration."""
+"""A folder of photos as INT8 samples: those that the accelerators read, and that calibration makes floats of."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from calibration.errors import CalibrationError
 from engines.errors import EngineError
 from engines.preprocess import Preprocess, prepare, quantise, read_image
-from engines.spec import INT8_MAX
+
+Made = TypeVar("Made")
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 MIN_SIDE_SHARE = 0.5  # of a photo's shorter side, the least that a random crop takes
@@ -84,7 +85,7 @@ def prepare_images(
     skipped: list[Skipped] = []
     sources: list[str] = []
     samples: NDArray[Any] = np.empty((0,), np.int8)
-    results = _prepared(paths, lambda crop: _int8(crop, preprocess), _Crops(crops, seed), workers)
+    results = each_photo(paths, int8_samples(preprocess, Crops(crops, seed)), workers)
     for done, result in enumerate(results, start=1):
         if isinstance(result, Skipped):
             skipped.append(result)
@@ -96,63 +97,22 @@ def prepare_images(
                 sources.append(f"{paths[done - 1]}#{index}" if index else str(paths[done - 1]))
         if progress is not None:
             progress(done, len(paths))
-    _check_some(len(sources), skipped)
+    check_some(len(sources), skipped)
     return Prepared(samples[: len(sources)], tuple(sources), tuple(skipped))
 
 
 def prepare_each(paths: Sequence[Path], preprocess: Preprocess) -> Iterator[NDArray[Any] | Skipped]:
     """Yield the INT8 sample [C,H,W] of each photo, or why there is none, in order; a few are read ahead."""
-    for result in _prepared(paths, lambda crop: _int8(crop, preprocess), _Crops(1, 0), workers=None):
+    for result in each_photo(paths, int8_samples(preprocess, Crops())):
         yield result if isinstance(result, Skipped) else result[0]
 
 
-@dataclass
-class FloatBatches:
-    """Float32 batches [B,C,H,W] of photos, read while they are iterated over: memory does not grow with their number.
-
-    Crops are those of `prepare_images`, all of a photo's in a row; the last batch may be smaller. After a pass
-    `skipped` holds the images that could not be used. CalibrationError where none can.
-    """
-
-    paths: Sequence[Path]
-    preprocess: Preprocess
-    batch: int = 16
-    crops: int = 1
-    seed: int = 0
-    skipped: list[Skipped] = field(default_factory=list, init=False)
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        self.skipped = []
-        waiting: list[NDArray[Any]] = []
-        count = 0
-        crops = _Crops(self.crops, self.seed)
-        for result in _prepared(self.paths, lambda crop: prepare(crop, self.preprocess), crops, workers=None):
-            if isinstance(result, Skipped):
-                self.skipped.append(result)
-                continue
-            count += len(result)
-            waiting.extend(result)
-            while len(waiting) >= self.batch:
-                yield np.stack(waiting[: self.batch])
-                del waiting[: self.batch]
-        if waiting:
-            yield np.stack(waiting)
-        _check_some(count, self.skipped)
-
-
-def dequantised_batches(samples: NDArray[Any], amax: float, batch: int = 16) -> Iterator[NDArray[Any]]:
-    """Yield INT8 samples [N,C,H,W] as the float32 batches that an INT8 network sees at its input."""
-    scale = np.float32(amax / INT8_MAX)
-    for begin in range(0, len(samples), batch):
-        yield samples[begin : begin + batch].astype(np.float32) * scale
-
-
 @dataclass(frozen=True)
-class _Crops:
-    """How many crops of each photo, and the seed of those after the first."""
+class Crops:
+    """How many crops of each photo, and the seed of those after the first; CalibrationError below one."""
 
-    count: int
-    seed: int
+    count: int = 1
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -180,26 +140,35 @@ def _window(height: int, width: int, rng: np.random.Generator) -> _Window:
     return _Window(top, left, side, bool(rng.integers(2)))
 
 
-def _int8(crop: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
-    return quantise(prepare(crop, preprocess), preprocess.amax)
+def int8_samples(preprocess: Preprocess, crops: Crops) -> Callable[[Path, int], list[NDArray[Any]]]:
+    """Return what makes the INT8 samples [C,H,W] of a photo, given its path and its place among the photos."""
+
+    def samples(path: Path, index: int) -> list[NDArray[Any]]:
+        return [quantise(prepare(crop, preprocess), preprocess.amax) for crop in crops.of(read_image(path), index)]
+
+    return samples
 
 
-def _prepared(
-    paths: Sequence[Path], make: Callable[[NDArray[Any]], NDArray[Any]], crops: _Crops, workers: int | None
-) -> Iterator[list[NDArray[Any]] | Skipped]:
-    """Yield what `make` makes of the crops of each photo, in order; at most two photos a worker are in flight."""
+def each_photo(
+    paths: Sequence[Path], make: Callable[[Path, int], Made], workers: int | None = None
+) -> Iterator[Made | Skipped]:
+    """Yield what `make` makes of each photo and its index, in order, or why it was skipped.
+
+    Photos are read by `workers` threads (None: one a core), at most two a thread ahead. EngineError, CalibrationError
+    and OSError of `make` skip the photo.
+    """
     workers = workers or os.cpu_count() or 1
 
-    def prepared(index: int) -> list[NDArray[Any]] | Skipped:
+    def made(index: int) -> Made | Skipped:
         try:
-            return [make(crop) for crop in crops.of(read_image(paths[index]), index)]
-        except (EngineError, CalibrationError) as error:
+            return make(paths[index], index)
+        except (EngineError, CalibrationError, OSError) as error:
             return Skipped(str(paths[index]), str(error))
 
     with _one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
-        flying: deque[Future[list[NDArray[Any]] | Skipped]] = deque()
+        flying: deque[Future[Made | Skipped]] = deque()
         for index in range(len(paths)):
-            flying.append(pool.submit(prepared, index))
+            flying.append(pool.submit(made, index))
             if len(flying) > 2 * workers:
                 yield flying.popleft().result()
         while flying:
@@ -219,7 +188,8 @@ def _one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _check_some(usable: int, skipped: Sequence[Skipped]) -> None:
+def check_some(usable: int, skipped: Sequence[Skipped]) -> None:
+    """Raise CalibrationError, with the first reason, where no image can be used."""
     if not usable:
         first = f"; the first: {skipped[0].source}: {skipped[0].reason}" if skipped else ""
         raise CalibrationError(f"none of {len(skipped)} images can be used{first}; name a folder of photos")

@@ -193,7 +193,7 @@ def _graph(model: onnx.ModelProto, name: str) -> Graph:
     tensors = _tensors(model.graph)
     constants = {tensor.name for tensor in model.graph.initializer}
     constants.update(output for node in model.graph.node if node.op_type == "Constant" for output in node.output)
-    names = _layer_names(model.graph.node)
+    names = layer_names(model.graph.node)
     _check_order(model.graph, names, tensors)
     return Graph(
         name=name,
@@ -274,8 +274,8 @@ def _tensor(name: str, shape: tuple[int | None, ...] | None, data_type: int) -> 
     return Tensor(name, static, str(tensor_dtype_to_np_dtype(data_type).name))
 
 
-def _layer_names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
-    """Return one unique name a node: its own, or operator and position where it has none or shares it."""
+def layer_names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    """Return one name a node, as `Layer.name`: its own, or operator and position where it has none or shares it."""
     counts = Counter(node.name for node in nodes)
     return [
         node.name if node.name and counts[node.name] == 1 else f"{node.name or node.op_type}_{index}"

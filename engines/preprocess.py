@@ -56,6 +56,8 @@ PREPROCESS: Mapping[str, Preprocess] = _Known(
         "ssd-mobilenet": Preprocess(short_side=None, crop=300, mean=(127.5,) * 3, std=(127.5,) * 3, amax=1.0),
         "ssd-resnet34": Preprocess(short_side=None, crop=1200, mean=MEAN, std=STD, amax=DETECTION_AMAX),
         "retinanet": Preprocess(short_side=None, crop=800, mean=MEAN, std=STD, amax=DETECTION_AMAX),
+        # Ours: what `digits` is trained on, ink 1 and paper -1.
+        "digits": Preprocess(short_side=None, crop=16, mean=(127.5,) * 3, std=(127.5,) * 3, amax=1.0),
     }
 )
 

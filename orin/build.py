@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from orin.plan import Plan
 if TYPE_CHECKING:
     import onnx
 
+    from calibration.job import Job
     from dla.placement import Placement
     from engines.graph import Graph
     from engines.preprocess import Preprocess
@@ -59,9 +59,11 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orin-toolkit"
 
 
-def weights_of(checkpoint: Path | None) -> str:
+def weights_of(network: str, checkpoint: Path | None) -> str:
     """Say what the weights of a zoo network are."""
-    return f"checkpoint {checkpoint.name}" if checkpoint else "untrained (seeded)"
+    from engines.zoo import network as zoo_network
+
+    return f"checkpoint {checkpoint.name}" if checkpoint else zoo_network(network).weights
 
 
 def dla_network(plan: Plan, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Graph, Placement]:
@@ -91,7 +93,7 @@ def build_engines(plan: Plan, desk: Desk | None = None) -> Built:
     preprocess = PREPROCESS[network.preprocess]  # a network without one is refused before anything is built
     checkpoint = Path(plan.weights) if plan.weights else None
     model = zoo_model(plan.network, checkpoint)
-    weights = weights_of(checkpoint)
+    weights = weights_of(plan.network, checkpoint)
     ranges = _ranges(plan, model, preprocess, desk)
     cache = EngineCache(desk.cache / "engines", desk.say)
     engines: dict[str, Engine] = {}
@@ -100,7 +102,7 @@ def build_engines(plan: Plan, desk: Desk | None = None) -> Built:
         engines["gpu"] = build(model, _gpu_spec(plan, model, ranges), cache, weights)
     if plan.dla_cores:
         rewritten, graph, placement = dla_network(plan, model)
-        engines["dla"] = build(rewritten, _dla_spec(plan, graph, placement, ranges), cache, weights)
+        engines["dla"] = build(rewritten, _dla_spec(plan, graph, placement, ranges, desk.say), cache, weights)
     return Built(engines, placement, network, preprocess, weights)
 
 
@@ -115,13 +117,16 @@ def _gpu_spec(plan: Plan, model: onnx.ModelProto, ranges: Ranges) -> EngineSpec:
     )
 
 
-def _dla_spec(plan: Plan, graph: Graph, placement: Placement, ranges: Ranges) -> EngineSpec:
+def _dla_spec(plan: Plan, graph: Graph, placement: Placement, ranges: Ranges, say: Say) -> EngineSpec:
     from dla.io import io_formats, pools_bytes
-    from dla.scales import constrain
+    from dla.scales import fit
 
     fp16_layers: tuple[str, ...] = ()
     if plan.precision == "int8":
-        ranges, fp16_layers = constrain(graph, placement, ranges)
+        fitted = fit(graph, placement, ranges)
+        ranges, fp16_layers = fitted.ranges, fitted.fp16_layers
+        if fitted.warning:
+            say(fitted.warning)
     return EngineSpec(
         network=plan.network,
         device="dla",
@@ -141,6 +146,9 @@ def _ranges(plan: Plan, model: onnx.ModelProto, preprocess: Preprocess, desk: De
     Other precisions need the input's range alone: samples are held as INT8 whatever the engine computes in.
     """
     from calibration.cache import CalibrationCache, read_cache
+    from calibration.job import hashed_files
+    from calibration.manifest import digest
+    from orin.record import write_atomically
 
     if plan.precision != "int8":
         return Ranges({model.graph.input[0].name: preprocess.amax}, "input only", 0)
@@ -149,36 +157,31 @@ def _ranges(plan: Plan, model: onnx.ModelProto, preprocess: Preprocess, desk: De
     photos = list(desk.photos)
     if not photos:
         raise OrinError("INT8 needs ranges: name a calibration cache in the plan, or give photos with --data FOLDER")
-    kept = desk.cache / "ranges" / f"{_ranges_key(model, photos)}.cache"
+    job = _calibration(model, preprocess, photos)
+    kept = desk.cache / "ranges" / f"{digest(job.recipe, hashed_files(job.source))[:32]}.cache"
     if kept.is_file():
         return read_cache(kept).to_ranges()
-    ranges = _collect(model, preprocess, photos, desk)
+    ranges = _collect(job, desk)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    from orin.record import write_atomically
-
     write_atomically(kept, CalibrationCache.from_ranges(ranges).dumps())
     return read_cache(kept).to_ranges()  # as the cache rounds them, so that a second run is the same run
 
 
-def _collect(model: onnx.ModelProto, preprocess: Preprocess, photos: Sequence[Path], desk: Desk) -> Ranges:
-    from calibration.collect import collect_ranges
-    from calibration.dataset import dequantised_batches, prepare_images
-    from calibration.observers import MinMax
+def _calibration(model: onnx.ModelProto, preprocess: Preprocess, photos: Sequence[Path]) -> Job:
+    """Return the min-max calibration on the first photos: few of them give several crops each."""
+    from calibration.dataset import Crops
+    from calibration.images import Images
+    from calibration.job import Job
 
-    crops = -(-CALIBRATION_IMAGES // len(photos))
-    prepared = prepare_images(photos[:CALIBRATION_IMAGES], preprocess, crops=crops)
-    batches = dequantised_batches(prepared.samples, preprocess.amax, batch=4)
-
-    def progress(done: int) -> None:
-        desk.progress("calibrating", done, len(prepared.samples))
-
-    fixed = {model.graph.input[0].name: preprocess.amax}
-    return collect_ranges(model, batches, MinMax(), progress, fixed)
+    used = photos[:CALIBRATION_IMAGES]
+    images = Images(used, preprocess, model.graph.input[0].name, Crops(-(-CALIBRATION_IMAGES // len(used))))
+    return Job.of_images(model, images, "minmax")
 
 
-def _ranges_key(model: onnx.ModelProto, photos: Sequence[Path]) -> str:
-    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    for photo in photos[:CALIBRATION_IMAGES]:
-        digest.update(f"{photo.name} {photo.stat().st_size} {photo.stat().st_mtime_ns}\n".encode())
-    digest.update(f"minmax {CALIBRATION_IMAGES}".encode())
-    return digest.hexdigest()[:32]
+def _collect(job: Job, desk: Desk) -> Ranges:
+    from calibration.job import calibrate
+
+    made = calibrate(job, progress=lambda done, total: desk.progress("calibrating", done, total))
+    for skipped in made.manifest.skipped:
+        desk.say(f"skipped {skipped.source}: {skipped.reason}")
+    return made.ranges

@@ -20,7 +20,8 @@ FLOORS = (
     ("orin.virtual", "orin.jetson"),
     (
         "orin.boards orin.work orin.samples orin.pipeline orin.scenario orin.loadgen orin.record orin.results "
-        "orin.build orin.photos orin.answer orin.bench orin.predict orin.place orin.doctor orin.compare"
+        "orin.build orin.photos orin.answer orin.bench orin.predict orin.place orin.doctor orin.compare "
+        "orin.layer_cost orin.accuracy"
     ).split(),
     ("orin.report",),
     ("orin.cli",),

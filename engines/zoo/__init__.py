@@ -39,7 +39,7 @@ def network(name: str) -> Network:
 
 
 def model(name: str, weights: Path | None = None, with_weights: bool = True) -> onnx.ModelProto:
-    """Return a network at batch 1: with seeded weights, with none at all, or the ONNX checkpoint at `weights`.
+    """Return a network at batch 1: with its own weights, with none at all, or the ONNX checkpoint at `weights`.
 
     Without weights a checkpoint's external data are not read.
     """
@@ -50,7 +50,7 @@ def model(name: str, weights: Path | None = None, with_weights: bool = True) -> 
 
 
 def save(name: str, folder: Path) -> Path:
-    """Write a network with seeded weights as `name`.onnx and `name`.data; returns the first.
+    """Write a network with its own weights as `name`.onnx and `name`.data; returns the first.
 
     One weight at a time is in memory. EngineError where the folder cannot be written.
     """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 # Not `from engines.zoo import`: the package itself imports this table.
 import engines.zoo.bert as bert
+import engines.zoo.digits as digits
 import engines.zoo.mobilenet_v2 as mobilenet_v2
 import engines.zoo.resnet50 as resnet50
 import engines.zoo.retinanet as retinanet
@@ -30,7 +31,8 @@ class Network:
     it will have. `tail` says what turns the graph's outputs into answers and is no part of it; `backbone_outputs` are
     the tensors that leave the feature extractor. Parameters and multiply-accumulates are as published, batch
     normalisation not folded; where `source` says that nothing is published, they are those of the public
-    implementation. `qsl_samples` is how many samples MLPerf wants loaded; `build(store)` makes the model at batch 1.
+    implementation. `qsl_samples` is how many samples MLPerf wants loaded; `build(store)` makes the model at batch 1;
+    `weights` says what those are that it comes with.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Network:
     backbone_outputs: tuple[str, ...]
     inputs: int = 1
     qsl_samples: int = 1024
+    weights: str = "untrained (seeded)"
 
 
 _ALL = (
@@ -171,6 +174,20 @@ _ALL = (
         source="torchvision MobileNet_V2_Weights.IMAGENET1K_V1 metadata",
         build=mobilenet_v2.build,
         backbone_outputs=mobilenet_v2.BACKBONE,
+    ),
+    Network(
+        name="digits",
+        title="residual classifier of 16x16 digits",
+        input_shape=(3, digits.SIDE, digits.SIDE),
+        classes=digits.CLASSES,
+        preprocess="digits",
+        tail="top-1",
+        published_params=28_554,
+        published_gmacs=0.002_765,
+        source="ours: nothing published, counted from the graph; trained by scripts/train_digits.py",
+        build=digits.build,
+        backbone_outputs=digits.BACKBONE,
+        weights="trained on scikit-learn's digits",
     ),
 )
 

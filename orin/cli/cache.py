@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orin.cli.output import Talk, add_output_arguments, print_json, print_table
+from orin.cli.qdq import add_shape_argument
 
 if TYPE_CHECKING:
     from calibration.cache import CalibrationCache
@@ -21,6 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = actions.add_parser("show", help="print a cache's header, scales and warnings")
     show.add_argument("file", type=Path, metavar="FILE", help="TensorRT calibration cache")
+    show.add_argument(
+        "--network", metavar="MODEL", help="ONNX file or zoo network: say which of its tensors are missing"
+    )
+    add_shape_argument(show)
     add_output_arguments(show)
     write = actions.add_parser("write", help="write the cache that such JSON describes")
     write.add_argument("file", type=Path, metavar="JSON", help="what `orin cache show FILE --json` prints")
@@ -40,18 +45,49 @@ def handle(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> None:
     from calibration.cache import read_cache
+    from calibration.names import is_numbered
     from engines.spec import INT8_MAX
 
     cache = read_cache(options.file)
+    apart = _apart(options, cache) if options.network else {}
     if options.json:
         fields = {"version": cache.version, "algorithm": cache.algorithm, "scales": dict(cache.scales)}
-        print_json({**fields, "warnings": list(cache.warnings)})
+        print_json({**fields, "warnings": list(cache.warnings), **apart})
         return
     for warning in cache.warnings:
         Talk(options.quiet).say(f"warning: {warning}")
     rows = [(f"{scale:.9g}", f"{INT8_MAX * scale:.9g}", name) for name, scale in cache.scales.items()]
     title = f"{options.file}: TensorRT {cache.version}, {cache.algorithm}, {len(rows)} tensors"
     print_table(title, rows, ("scale", "range ±", "tensor"))
+    if any(map(is_numbered, apart.get("unknown", ()))):
+        Talk(options.quiet).say("numbered names, (Unnamed Layer* N), belong to the parser that made the cache")
+    for what, names in apart.items():
+        title = f"{len(names)} tensors {_APART[what].format(options.network)}"
+        if names:
+            print_table(title, [(name,) for name in names])
+        else:
+            print(title)
+
+
+_APART = {
+    "missing": "that {} has and the cache lacks: layers beside them may run in FP16",
+    "unknown": "that {} does not have",
+}
+
+
+def _apart(options: argparse.Namespace, cache: CalibrationCache) -> dict[str, list[str]]:
+    """Return what a network has and the cache lacks, and the other way round."""
+    from calibration.names import missing, unknown
+    from engines import zoo
+    from engines.graph import read_graph
+    from engines.onnx_model import load_model, with_batch
+    from orin.place import parse_shape
+
+    path = Path(options.network)
+    is_file = path.suffix == ".onnx" or path.exists()
+    model = load_model(path, external_data=False) if is_file else zoo.model(options.network, with_weights=False)
+    graph = read_graph(with_batch(model, 1), options.network, dict(map(parse_shape, options.shape)))
+    return {"missing": list(missing(graph, cache.scales)), "unknown": list(unknown(graph, cache.scales))}
 
 
 def _write(options: argparse.Namespace) -> None:

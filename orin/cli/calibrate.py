@@ -1,33 +1,45 @@
-"""`orin calibrate`: photos in, a TensorRT calibration cache out; no board and no GPU needed."""
+"""`orin calibrate`: photos or arrays in, a TensorRT calibration cache out; no board and no GPU needed."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orin.cli.output import Talk, add_output_arguments, print_json, print_table
 
 if TYPE_CHECKING:
     import onnx
 
-    from calibration.dataset import FloatBatches
+    from calibration.job import Calibrated, Job
     from engines.preprocess import Preprocess
 
 USUAL_PREPROCESS = "imagenet"
-BATCH_PIXELS = 4 * 224 * 224  # whole activations of a batch are in memory: 4 photos of a classifier, 1 of a detector
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     from calibration.observers import OBSERVERS
     from engines.preprocess import PREPROCESS
+    from engines.qdq import Target
 
-    parser.add_argument("model", metavar="MODEL", help="ONNX file with one image input, or a network of the zoo")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of JPEG and PNG photos")
+    parser.add_argument("model", metavar="MODEL", help="ONNX file, or a network of the zoo")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DATA",
+        help="folder of JPEG and PNG photos or of .npy and .npz files, or one .npy or .npz file",
+    )
+    parser.add_argument(
+        "--list", type=Path, metavar="FILE", help="use the files that FILE names, one a line, relative to --data"
+    )
     parser.add_argument("--method", default="entropy", choices=OBSERVERS, help="how a range is chosen (entropy)")
-    parser.add_argument("--images", type=int, metavar="N", help="the first N photos by name; without: all")
+    parser.add_argument("--images", type=int, metavar="N", help="the first N photos or samples; without: all")
     parser.add_argument(
         "--preprocess",
         choices=PREPROCESS,
@@ -35,118 +47,180 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", type=Path, metavar="ONNX", help="checkpoint of a zoo network; without: untrained")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="calibration cache to write")
+    parser.add_argument("--qdq", type=Path, metavar="ONNX", help="also write the INT8 network with Q/DQ layers")
+    parser.add_argument(
+        "--qdq-for",
+        default="onnxruntime",
+        choices=[target.value for target in Target],
+        help="who runs that network (onnxruntime)",
+    )
+    parser.add_argument("--force", action="store_true", help="calibrate again, whatever is there")
     add_output_arguments(parser)
     parser.set_defaults(handler=handle)
 
 
 def handle(options: argparse.Namespace) -> int:
     """Run the command."""
-    from calibration.cache import CalibrationCache
-    from calibration.collect import collect_ranges
-    from calibration.dataset import FloatBatches
-    from calibration.observers import OBSERVERS
-    from orin.record import write_atomically
+    from calibration.job import calibrate_to
+    from engines.files import write_model
+    from engines.qdq import insert_qdq
 
     talk = Talk(options.quiet)
-    photos = _photos(options)
+    _check_outputs(options)
     subject = _subject(options)
-    image, preprocess = _image(options.model, subject), subject.preprocess
-    batches = FloatBatches(photos, preprocess, batch=max(1, BATCH_PIXELS // preprocess.crop**2))
-
-    def progress(done: int) -> None:
-        talk.progress("calibrating", done + len(batches.skipped), len(photos))
-
-    ranges = collect_ranges(subject.model, batches, OBSERVERS[options.method](), progress, {image: preprocess.amax})
-    cache = CalibrationCache.from_ranges(ranges)
-    write_atomically(options.output, cache.dumps())
-    _report(
-        options,
-        {
-            "output": str(options.output),
-            "model": options.model,
-            "weights": subject.weights,
-            "method": ranges.method,
-            "preprocess": subject.preprocess_name,
-            "images": ranges.images,
-            "tensors": len(cache.scales),
-            "version": cache.version,
-            "algorithm": cache.algorithm,
-        },
-        batches,
-    )
+    job = subject.job
+    made = calibrate_to(options.output, job, talk.say, _pace(talk), options.force)
+    if made.unchanged:
+        talk.say(f"{options.output} is of this network, data and method already: nothing to do (--force does it again)")
+    if made.resumed:
+        talk.say(f"went on after {made.resumed} samples of an interrupted run")
+    if options.qdq:
+        write_model(insert_qdq(job.model, made.ranges.amax_by_tensor, target=options.qdq_for), options.qdq)
+    _report(options, subject, made)
     return 0
-
-
-def _photos(options: argparse.Namespace) -> list[Path]:
-    """Return the photos to use, and refuse what would only fail after the pass."""
-    from calibration.dataset import image_files
-    from orin.errors import OrinError
-
-    if options.images is not None and options.images < 1:
-        raise OrinError(f"--images {options.images} leaves nothing to calibrate with; ask for 1 or more")
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise OrinError(f"{options.output} cannot be written; name a file in a folder that exists")
-    return image_files(options.data)[: options.images]
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A network, how photos become its input, and what its weights are."""
+    """A calibration to do, with the names of its pre-processing and of its weights."""
 
-    model: onnx.ModelProto
-    preprocess_name: str
-    preprocess: Preprocess
+    job: Job
+    preprocess: str
     weights: str
 
 
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse what would only fail after the pass."""
+    from orin.errors import OrinError
+
+    if options.images is not None and options.images < 1:
+        raise OrinError(f"--images {options.images} leaves nothing to calibrate with; ask for 1 or more")
+    for path in filter(None, (options.output, options.qdq)):
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise OrinError(f"{path} cannot be written; name a file in a folder that can be")
+    if options.qdq and options.qdq.resolve() in (options.output.resolve(), Path(options.model).resolve()):
+        raise OrinError(f"--qdq {options.qdq} would replace another file of this run; name a file of its own")
+
+
 def _subject(options: argparse.Namespace) -> _Subject:
-    from engines import zoo
-    from engines.onnx_model import load_model, with_batch
+    """Join network, data and method; what is wrong with the data is said before weights are made."""
+    from calibration.arrays import Arrays
+    from calibration.files import are_arrays, data_files
+    from calibration.images import Images
+    from calibration.job import Job
+    from calibration.source import batch_of, inputs_of
     from engines.preprocess import PREPROCESS
+    from orin.errors import OrinError
+
+    paths = data_files(options.data, options.list)
+    if are_arrays(paths):
+        if options.preprocess:
+            raise OrinError(f"--preprocess {options.preprocess} is for photos; arrays are taken as they are")
+        model, weights = _network(options)
+        arrays = Arrays(paths, inputs_of(model), options.images, batch_of(model))
+        return _Subject(Job(model, arrays, options.method), "none", weights)
+    name = options.preprocess or _usual_preprocess(options.model)
+    preprocess = PREPROCESS[name]
+    model, weights = _network(options)
+    image = _image(options.model, model, name, preprocess)
+    images = Images(paths[: options.images], preprocess, image, fixed_batch=batch_of(model))
+    return _Subject(Job.of_images(model, images, options.method), name, weights)
+
+
+def _is_file(model: str) -> bool:
+    return Path(model).suffix == ".onnx" or Path(model).exists()
+
+
+def _usual_preprocess(model: str) -> str:
+    from engines import zoo
+
+    return USUAL_PREPROCESS if _is_file(model) else zoo.network(model).preprocess
+
+
+def _network(options: argparse.Namespace) -> tuple[onnx.ModelProto, str]:
+    """Return the network, and what its weights are."""
+    from engines import zoo
+    from engines.onnx_model import load_model
     from orin.build import weights_of
     from orin.errors import OrinError
 
     path, checkpoint = Path(options.model), options.weights
-    if path.suffix == ".onnx" or path.exists():
-        if checkpoint:
-            raise OrinError(f"--weights {checkpoint} is for a network of the zoo; {path} has weights of its own")
-        name = options.preprocess or USUAL_PREPROCESS
-        return _Subject(with_batch(load_model(path), 1), name, PREPROCESS[name], f"those of {path.name}")
-    name = options.preprocess or zoo.network(options.model).preprocess
-    preprocess = PREPROCESS[name]  # a network without one is refused before its weights are made
-    return _Subject(zoo.model(options.model, checkpoint), name, preprocess, weights_of(checkpoint))
+    if not _is_file(options.model):
+        return zoo.model(options.model, checkpoint), weights_of(options.model, checkpoint)
+    if checkpoint:
+        raise OrinError(f"--weights {checkpoint} is for a network of the zoo; {path} has weights of its own")
+    return load_model(path), f"those of {path.name}"
 
 
-def _image(name: str, subject: _Subject) -> str:
-    """Give the axes of the network's one input that have no size the one of a photo; returns the input's name.
-
-    OrinError where photos pre-processed like that do not fit it.
-    """
+def _image(subject: str, model: onnx.ModelProto, name: str, preprocess: Preprocess) -> str:
+    """Return the name of the one input; OrinError where photos pre-processed like that do not fit it."""
     from engines.onnx_model import model_inputs, shape_of
     from orin.errors import OrinError
 
-    inputs = model_inputs(subject.model)
-    wanted = (3, subject.preprocess.crop, subject.preprocess.crop)
+    inputs = model_inputs(model)
+    wanted = (3, preprocess.crop, preprocess.crop)
     shapes = [shape_of(value) or () for value in inputs]
     fits = [len(shape) == 4 and all(size in (None, want) for size, want in zip(shape[1:], wanted)) for shape in shapes]
     if fits != [True]:
         sizes = [["?" if size is None else size for size in shape] for shape in shapes]
         seen = ", ".join(f"{value.name}{size}" for value, size in zip(inputs, sizes))
         raise OrinError(
-            f"{name} has the inputs {seen or 'none'}, expected one image input [N,{','.join(map(str, wanted))}] "
-            f"for the pre-processing {subject.preprocess_name!r}; choose another with --preprocess"
+            f"{subject} has the inputs {seen or 'none'}, expected one image input [N,{','.join(map(str, wanted))}] "
+            f"for the pre-processing {name!r}; choose another with --preprocess"
         )
-    for axis, size in zip(inputs[0].type.tensor_type.shape.dim, (1, *wanted)):
-        axis.dim_value = size
     return str(inputs[0].name)
 
 
-def _report(options: argparse.Namespace, summary: dict[str, object], batches: FloatBatches) -> None:
-    for skipped in batches.skipped:
+def _pace(talk: Talk) -> Callable[[int, int], None]:
+    """Return a progress bar with the rate of this run and the time that is left."""
+    began: tuple[float, int] | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal began
+        now_s = time.monotonic()
+        began = began or (now_s, done)
+        used_s = now_s - began[0]
+        rate = (done - began[1]) / max(used_s, 1e-9)
+        left_s = (total - done) / rate if rate else 0.0
+        words = f"calibrating {rate:7.2f}/s, {_clock(left_s)} left" if done < total else ""
+        talk.progress(words or f"calibrated  {rate:7.2f}/s, {_clock(used_s)} used", done, total)
+
+    return progress
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:3d}:{rest:02d}"
+
+
+def _report(options: argparse.Namespace, subject: _Subject, made: Calibrated) -> None:
+    from calibration.cache import read_cache
+    from calibration.job import manifest_path
+
+    manifest, cache = made.manifest, read_cache(options.output)
+    for skipped in manifest.skipped:
         Talk(options.quiet).say(f"skipped {skipped.source}: {skipped.reason}")
+    values: dict[str, Any] = {
+        "output": str(options.output),
+        "model": options.model,
+        "weights": subject.weights,
+        "method": made.ranges.method,
+        "preprocess": subject.preprocess,
+        "images": made.ranges.images,
+        "tensors": len(cache.scales),
+        "version": cache.version,
+        "algorithm": cache.algorithm,
+        "qdq": str(options.qdq) if options.qdq else None,
+        "manifest": str(manifest_path(options.output)),
+        "digest": manifest.digest,
+        "unchanged": made.unchanged,
+        "resumed": made.resumed,
+        "skipped": [{"source": skipped.source, "reason": skipped.reason} for skipped in manifest.skipped],
+    }
     if options.json:
-        skips = [{"source": skipped.source, "reason": skipped.reason} for skipped in batches.skipped]
-        print_json({**summary, "skipped": skips})
+        print_json(values)
         return
-    rows = [(key, str(summary[key])) for key in ("tensors", "images", "method", "preprocess", "weights")]
-    print_table(f"{options.model} calibrated -> {options.output}", [*rows, ("skipped", str(len(batches.skipped)))])
+    values["skipped"] = len(manifest.skipped)
+    shown = ("tensors", "images", "method", "preprocess", "weights", "skipped", "digest")
+    done = "was calibrated already" if made.unchanged else "calibrated"
+    print_table(f"{options.model} {done} -> {options.output}", [(key, str(values[key])) for key in shown])

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from calibration.dataset import FloatBatches, dequantised_batches, image_files, prepare_images
+from calibration.dataset import image_files, prepare_images
 from calibration.errors import CalibrationError
 from engines.preprocess import PREPROCESS, prepare, quantise, read_image
 
@@ -78,30 +78,9 @@ def test_no_usable_image_is_an_error(photos):
         prepare_images([photos / "broken.jpg"], IMAGENET)
     with pytest.raises(CalibrationError, match="0 crops"):
         prepare_images([photos / "b.png"], IMAGENET, crops=0)
-    with pytest.raises(CalibrationError, match="none of 1 images"):
-        list(FloatBatches([photos / "broken.jpg"], IMAGENET))
 
 
 def test_opencv_keeps_its_thread_count(photos):
     before = cv2.getNumThreads()
     prepare_images([photos / "b.png"], IMAGENET)
     assert cv2.getNumThreads() == before
-
-
-def test_float_batches_stream_the_same_crops(photos):
-    paths = image_files(photos)
-    stream = FloatBatches(paths, IMAGENET, batch=4, crops=3, seed=1)
-    first, second = list(stream), list(stream)
-    assert [batch.shape for batch in first] == [(4, 3, 224, 224), (4, 3, 224, 224), (1, 3, 224, 224)]
-    assert first[0].dtype == np.float32
-    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    prepared = prepare_images(paths, IMAGENET, crops=3, seed=1)
-    assert np.array_equal(quantise(np.concatenate(first), IMAGENET.amax), prepared.samples)
-    assert [Path(entry.source).name for entry in stream.skipped] == ["broken.jpg"]
-
-
-def test_dequantised_batches_are_scale_times_value():
-    samples = np.array([-127, 0, 64, 127, 1], np.int8).reshape(5, 1, 1, 1)
-    parts = list(dequantised_batches(samples, amax=254.0, batch=2))
-    assert [len(part) for part in parts] == [2, 2, 1]
-    assert np.concatenate(parts).ravel().tolist() == [-254.0, 0.0, 128.0, 254.0, 2.0]

@@ -1,5 +1,6 @@
 """Observers: ranges of many tensors in one streaming pass, whatever the batches."""
 
+import io
 import math
 
 import numpy as np
@@ -46,6 +47,62 @@ def test_zeros_and_empty_batches_have_the_range_zero_and_nan_stays(observer):
     observer.update("bad", np.ones(2, np.float32))
     assert (observer.amax["zeros"], observer.amax["none"]) == (0.0, 0.0)
     assert math.isnan(observer.amax["bad"])
+
+
+def saved(observer):
+    """The state of an observer, written to a file's bytes and read back without pickle."""
+    file = io.BytesIO()
+    np.savez(file, **observer.state())
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def streams():
+    """Batches by tensor: a few values, many that grow, one value, none, zeros, a NaN after a while."""
+    rng = np.random.default_rng(3)
+    many = [rng.standard_t(3, (2, 40000)) * 2.0**index for index in range(8)]
+    few = [rng.normal(0, 1, (3, 50)) for _ in range(8)]
+    late = [np.where(rng.random(9) < 0.1 * index, np.nan, 1.0) for index in range(8)]
+    fixed = {"/one": np.full(1, 0.3), "none": np.zeros((0, 3)), "zeros": np.zeros(7)}
+    for index in range(8):
+        yield {"many: 1": many[index], "few": few[index], "größe": late[index], **fixed}
+
+
+def observe(observer, batches):
+    for batch in batches:
+        for name, values in batch.items():
+            observer.update(name, values.astype(np.float32))
+
+
+@pytest.mark.parametrize("done", [0, 1, 5])
+@pytest.mark.parametrize("method", OBSERVERS)
+def test_a_pass_resumed_from_its_state_is_bit_identical(method, done):
+    uninterrupted, killed, resumed = (OBSERVERS[method]() for _ in range(3))
+    all_batches = list(streams())
+    observe(uninterrupted, all_batches)
+    observe(killed, all_batches[:done])
+    state = saved(killed)
+    observe(killed, all_batches[done:6])  # what it does afterwards is not in the state
+    resumed.restore(state)
+    observe(resumed, all_batches[done:])
+    assert list(resumed.amax) == list(uninterrupted.amax)
+    assert np.array_equal(list(resumed.amax.values()), list(uninterrupted.amax.values()), equal_nan=True)
+    assert math.isnan(resumed.amax["größe"])
+    assert resumed.amax["many: 1"] > 0
+    first, second = resumed.state(), uninterrupted.state()
+    assert first.keys() == second.keys()
+
+
+def test_a_state_of_another_observer_is_refused():
+    largest, histograms = MinMax(), Entropy()
+    for observer in (largest, histograms):
+        observe(observer, list(streams())[:1])
+    with pytest.raises(CalibrationError, match="minmax pass differ"):
+        largest.restore(saved(histograms))
+    for state in (saved(largest), {}):
+        with pytest.raises(CalibrationError, match="entropy pass differ"):
+            histograms.restore(state)
 
 
 def test_percentiles_outside_their_range_are_refused():
