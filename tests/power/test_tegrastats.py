@@ -88,7 +88,7 @@ def test_a_child_that_is_killed_is_seen_early_and_raised_at_the_end():
 
 
 def test_the_error_of_the_body_is_not_hidden_by_the_childs():
-    with pytest.raises(ZeroDivisionError), Tegrastats(program("line()")) as source:
+    with pytest.raises(ZeroDivisionError), Tegrastats(program("line(); time.sleep(0.5)")) as source:
         wait_for(lambda: source.failure() is not None)
         1 / 0  # noqa: B018
 
