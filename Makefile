@@ -1,14 +1,22 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+STANDINS := $(CURDIR)/build/standins
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-board standins lint bench clean
 
 demo: $(VENV)/.installed  ## set up and run the main job, on the virtual Orin where no board is at hand
 	$(BIN)/orin demo
 
 test: $(VENV)/.installed lint  ## every test that needs no hardware
 	$(BIN)/python -m pytest -n 2
+
+test-board: standins  ## the Jetson path without a Jetson: the real bindings and pycuda, on stand-ins for what is below
+	LD_LIBRARY_PATH=$(STANDINS)/lib PYTHONPATH=$(STANDINS)/python \
+		$(BIN)/python -m pytest -n 2 --junitxml $(STANDINS)/board.xml tests/board
+
+standins: $(VENV)/.installed  ## a few minutes once: pycuda and CUDA's headers are then kept in the user's cache
+	$(BIN)/python -m tests.standins.build
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,12 +63,16 @@ class EngineCache:
         path = self._root / f"{key}.engine"
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, data)
-            _write_atomically(path.with_suffix(".json"), stored.dumps().encode())
+            write_atomically(path, data)
+            write_atomically(path.with_suffix(".json"), stored.dumps().encode())
         except OSError as error:
             reason = error.strerror or str(error)
             raise EngineError(f"engine {path} cannot be stored: {reason}; free space or choose another cache") from None
         return Engine(path, stored)
+
+    def log_path(self, key: str) -> Path:
+        """Return where the builder's log of an engine lies, if it writes one."""
+        return self._root / f"{key}.log"
 
     def _fault(self, key: str, manifest: Manifest) -> str | None:
         """Return what is wrong with an entry, None if nothing is."""
@@ -82,14 +85,14 @@ class EngineCache:
         return None if found == manifest.engine_sha256 else "its bytes are damaged (SHA-256 differs)"
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name and rename, so that no reader ever sees half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:12]}-")
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write under a temporary name and rename, so that no reader ever sees half a file; OSError where it cannot."""
+    temporary = path.with_name(f".{path.name[:12]}-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # unlike tempfile's, readable to whom the umask says
             file.write(data)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(temporary).unlink()
+            temporary.unlink()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -243,3 +244,20 @@ def is_linear(layer: Layer) -> bool:
 def import_layers(graph: Graph) -> tuple[TrtLayer, ...]:
     """Return the TensorRT layers of a graph in its order; an operator that TensorRT does not know is one "PLUGIN"."""
     return Imported(graph).trt_layers
+
+
+class NodeNames:
+    """From TensorRT's layer names to ONNX nodes.
+
+    A node without a name is "node_of_" and its first output; the second and further layers of a node carry a number
+    behind its name. Source: verbose logs of TensorRT 8.4 to 10.3.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._names = {layer.name: layer.name for layer in graph.layers}
+        for layer in graph.layers:
+            self._names.update({f"node_of_{name}": layer.name for name in layer.outputs})
+
+    def node(self, trt_layer: str) -> str | None:
+        """Return the node that a layer comes from; None for one that TensorRT put in by itself."""
+        return self._names.get(trt_layer) or self._names.get(re.sub(r"_\d+$", "", trt_layer))

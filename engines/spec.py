@@ -46,7 +46,8 @@ class EngineSpec:
     `device` is "gpu" or "dla"; `batch` is the static batch of a DLA engine and the largest batch of a
     GPU engine; `precision` is "int8", "fp16" or "fp32"; `device_by_layer` names the layers of a DLA
     engine that fall back to the GPU ("gpu"), the others run where `device` says; `io_formats` maps
-    tensor names to `TensorFormat` values; `pools_bytes` maps TensorRT's memory pools to their size.
+    tensor names to `TensorFormat` values; `pools_bytes` maps TensorRT's memory pools to their size; `sparse`
+    lets the builder use weights that are zero in 2 of 4.
     """
 
     network: str
@@ -58,6 +59,7 @@ class EngineSpec:
     fp16_layers: tuple[str, ...] = ()
     io_formats: Mapping[str, str] = field(default_factory=dict)
     pools_bytes: Mapping[str, int] = field(default_factory=dict)
+    sparse: bool = False
 
     def __post_init__(self) -> None:
         for name in ("device_by_layer", "io_formats", "pools_bytes"):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from calibration.accuracy import Assessment, Int8Network, LabelledBatch, assess
 from calibration.labels import LabelledPhotos
-from engines.preprocess import PREPROCESS, Preprocess
 from orin.errors import OrinError
 from orin.layer_cost import LayerCost, LayerCosts
+from orin.subject import Subject, find_subject
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_SAMPLES = 128
 DIGITS = "digits"
-USUAL_PREPROCESS = "imagenet"
 BACKGROUND_CLASSES = 1001  # TensorFlow's ImageNet networks: class 0 is background, labels count from 1
 
 Progress = Callable[[str, int, int], None]
@@ -81,23 +80,6 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network with its weights, how photos become its input, and what the weights are."""
-
-    name: str
-    model: onnx.ModelProto
-    preprocess: Preprocess
-    weights: str
-
-    @property
-    def input(self) -> str:
-        """Name of the one input."""
-        from engines.onnx_model import model_inputs
-
-        return str(model_inputs(self.model)[0].name)
-
-
-@dataclass(frozen=True)
 class Samples:
     """What the network answers, batch after batch and as often as asked, and what its ranges are collected on."""
 
@@ -114,7 +96,7 @@ def answer(question: Question, progress: Progress = lambda *_: None) -> Answer:
     from dla.rewrite import rewrite_all
 
     _check(question)
-    subject = _subject(question)
+    subject = find_subject(question.network, question.weights, question.preprocess)
     samples = _samples(question, subject)
     rewritten = rewrite_all(subject.model)
     more = [rewritten.model] if rewritten.new_tensors else []
@@ -178,45 +160,6 @@ def _costs(form: DlaForm, found: Assessment) -> tuple[LayerCost | None, ...]:
     return tuple(None if on_gpu & set(names) else costs.of(names) for names in layers)
 
 
-# -- the network ------------------------------------------------------------------------------------------------------
-
-
-def _subject(question: Question) -> Subject:
-    from engines import zoo
-    from engines.onnx_model import load_model, with_batch
-
-    path, checkpoint = Path(question.network), question.weights
-    if path.suffix == ".onnx" or path.exists():
-        if checkpoint:
-            raise OrinError(f"--weights {checkpoint} is for a network of the zoo; {path} has weights of its own")
-        preprocess = PREPROCESS[question.preprocess or USUAL_PREPROCESS]
-        return _checked(Subject(path.stem, with_batch(load_model(path), 1), preprocess, f"those of {path.name}"))
-    entry = zoo.network(question.network)
-    preprocess = PREPROCESS[question.preprocess or entry.preprocess]
-    weights = f"checkpoint {checkpoint.name}" if checkpoint else entry.weights
-    return _checked(Subject(entry.name, zoo.model(entry.name, checkpoint), preprocess, weights))
-
-
-def _checked(subject: Subject) -> Subject:
-    """Give axes of the input without a size that of a photo; refuse a network that such photos do not fit."""
-    from engines.onnx_model import model_inputs, shape_of
-
-    wanted = (1, 3, subject.preprocess.crop, subject.preprocess.crop)
-    inputs = model_inputs(subject.model)
-    shapes = [shape_of(value) or () for value in inputs]
-    fits = [len(shape) == 4 and all(size in (None, want) for size, want in zip(shape, wanted)) for shape in shapes]
-    if fits != [True]:
-        sizes = ([size or "?" for size in shape] for shape in shapes)
-        seen = ", ".join(f"{value.name}[{','.join(map(str, size))}]" for value, size in zip(inputs, sizes))
-        raise OrinError(
-            f"{subject.name} has the inputs {seen or 'none'}, expected one image [N,{','.join(map(str, wanted[1:]))}];"
-            " choose another pre-processing with --preprocess"
-        )
-    for axis, size in zip(inputs[0].type.tensor_type.shape.dim, wanted):
-        axis.dim_value = size
-    return subject
-
-
 def _classes(subject: Subject) -> int:
     """Return the classes of a classifier: the second axis of the first output."""
     from engines.graph import read_graph
@@ -264,7 +207,7 @@ def _photos(question: Question, subject: Subject, folder: Path) -> Samples:
     if label_of is not None and classes == BACKGROUND_CLASSES:
         label_of = {path: label + 1 for path, label in label_of.items()}
     seen = _evenly(paths, CALIBRATION_SAMPLES)
-    images = Images(seen, subject.preprocess, subject.input)
+    images = Images(seen, subject.preprocess, subject.image)
     return Samples(
         batches=LabelledPhotos(paths, subject.preprocess, label_of),
         calibration=lambda: (batch.arrays for batch in images.batches() if batch.arrays),
@@ -298,7 +241,7 @@ def _ranges(
         def said(done: int) -> None:
             progress("calibrating", done, samples.calibration_count)
 
-        fixed = {subject.input: subject.preprocess.amax}
+        fixed = {subject.image: subject.preprocess.amax}
         return collect_ranges(model, samples.calibration(), OBSERVERS[question.method](), said, fixed)
 
     found = [collected(model) for model in models]

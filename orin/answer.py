@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from orin.board import Board
@@ -16,15 +15,15 @@ from orin.build import Built, Desk
 from orin.errors import OrinError
 from orin.pipeline import Pipeline
 from orin.plan import Plan
+from orin.tails import Answer, Answers, answers_of
 
 IN_FLIGHT = 256  # photos read ahead of the oldest answer
 
-Answer = dict[str, Any]
 Scores = Future[list[NDArray[Any]]]
 
 
 def answers(plan: Plan, board: Board, desk: Desk, built: Built) -> Iterator[Answer]:
-    """Yield one result a photo, in the folder's order: class index and score, or why it was skipped.
+    """Yield one result a photo, in the folder's order: class index and score, detections, or why it was skipped.
 
     OrinError, after the last one, where no photo could be used.
     """
@@ -32,6 +31,8 @@ def answers(plan: Plan, board: Board, desk: Desk, built: Built) -> Iterator[Answ
 
     waiting: deque[tuple[Path, Scores | str]] = deque()
     reasons = []
+    outputs = next(iter(built.engines.values())).manifest.outputs
+    answer = answers_of(plan, [binding.name for binding in outputs])  # a tail that cannot be is said before it runs
     with Pipeline(plan, board, built.engines) as pipeline:
         for photo, sample in zip(desk.photos, prepare_each(desk.photos, built.preprocess)):
             if isinstance(sample, Skipped):
@@ -40,15 +41,14 @@ def answers(plan: Plan, board: Board, desk: Desk, built: Built) -> Iterator[Answ
             else:
                 waiting.append((photo, pipeline.submit(sample)))
             if len(waiting) > IN_FLIGHT:
-                yield _answer(*waiting.popleft())
+                yield _answer(answer, *waiting.popleft())
         while waiting:
-            yield _answer(*waiting.popleft())
+            yield _answer(answer, *waiting.popleft())
     if len(reasons) == len(desk.photos):
         raise OrinError(f"none of {len(reasons)} photos could be used; the first: {reasons[0]}")
 
 
-def _answer(photo: Path, result: Scores | str) -> Answer:
+def _answer(answer: Answers, photo: Path, result: Scores | str) -> Answer:
     if isinstance(result, str):
         return {"file": str(photo), "skipped": result}
-    scores = np.ravel(result.result()[0])
-    return {"file": str(photo), "class": int(scores.argmax()), "score": float(scores.max())}
+    return {"file": str(photo), **answer([output[None] for output in result.result()])[0]}

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 from orin.board import Board
 from orin.build import Built, Desk, build_engines
 from orin.errors import OrinError
+from orin.jetson.detect import Machine, jetpack
 from orin.loadgen import LoadgenResult, SampleLibrary, run_loadgen
+from orin.memory import with_memory
 from orin.mlperf import MULTISTREAM_SAMPLES
 from orin.pipeline import Pipeline
 from orin.plan import Plan
-from orin.predict import predict_plan
 from orin.record import Recorder, RunRecord, load_record
 from orin.scenario import ScenarioSettings, settings_from_probe
-from orin.virtual.predict import Options
+from orin.soc import GPU
+from orin.virtual.predict import Options, Workloads, predict
 
 if TYPE_CHECKING:
     from calibration.dataset import Prepared
@@ -51,7 +53,7 @@ def prepare_samples(desk: Desk, built: Built, plan: Plan, every: bool) -> Prepar
     """Pre-process photos to INT8 samples: few give several crops each; of many, as many as are loaded, or `every`."""
     from calibration.dataset import prepare_images
 
-    photos = list(desk.photos if every else desk.photos[: built.network.qsl_samples])
+    photos = list(desk.photos if every else desk.photos[: built.qsl_samples])
     crops = 1 if every else max(1, -(-max(MIN_SAMPLES, plan.gpu_batch) // len(photos)))
 
     def progress(done: int, total: int) -> None:
@@ -69,7 +71,8 @@ def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
     An accuracy run computes every answer and measures neither speed nor power.
     """
     options.runs.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before anything is built
-    built = build_engines(plan, desk)
+    built = build_engines(plan, desk, board.name)
+    plan, memory_s = with_memory(plan, board, built.engines)
     prepared = prepare_samples(desk, built, plan, every=options.accuracy)
     count = loaded_samples(plan, built, len(prepared.samples))
     desk.say(_headline(plan, board, options))
@@ -78,10 +81,15 @@ def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
         with Pipeline(plan, board, built.engines, capacity=count + MULTISTREAM_SAMPLES) as pipeline:
             library = SampleLibrary(pipeline, prepared.samples, count)
             recorder.values["clocks"] = asdict(pipeline.clocks)
-            recorder.values["memory"] = {"kind": plan.memory, "layouts": pipeline.samples.layouts}
+            recorder.values["memory"] = _memory(pipeline, memory_s)
             values = (_answers if options.accuracy else _measured)(pipeline, library, recorder, options)
         recorder.finish(values)
     return load_record(recorder.folder)
+
+
+def _memory(pipeline: Pipeline, measured_s: dict[str, float] | None) -> dict[str, Any]:
+    """The kind of memory, how the samples lie in it, and what led to the kind where it was measured."""
+    return {"kind": pipeline.plan.memory, "layouts": pipeline.samples.layouts, "measured_s": measured_s}
 
 
 def _answers(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, options: Bench) -> dict[str, Any]:
@@ -111,7 +119,7 @@ def _measured(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, op
 def loaded_samples(plan: Plan, built: Built, prepared: int) -> int:
     """Return how many samples are held in memory: whole GPU batches where there are enough, so that none is cut short
     where the set begins again."""
-    count = min(built.network.qsl_samples, prepared)
+    count = min(built.qsl_samples, prepared)
     return count - count % plan.gpu_batch if plan.gpu_batch and count >= plan.gpu_batch else count
 
 
@@ -125,7 +133,14 @@ def _prediction(pipeline: Pipeline, options: Bench) -> dict[str, Any]:
     plan = pipeline.plan
     held = plan if plan.mode else replace(plan, clocks_mhz=pipeline.clocks.as_mhz())
     asked = Options(seconds=options.seconds, server_qps=options.server_qps)
-    return predict_plan(held, pipeline.board.soc.name, options.scenario, asked).as_json()
+    return predict(held, pipeline.board.soc, options.scenario, _workloads(pipeline), asked).as_json()
+
+
+def _workloads(pipeline: Pipeline) -> Workloads:
+    """What the engines at hand hold; one that the plan does not use is taken for the other."""
+    manifests = {lane.taker.accelerator == GPU: lane.engine.manifest for lane in pipeline.lanes}
+    gpu, dla = (manifests.get(is_gpu) or manifests[not is_gpu] for is_gpu in (True, False))
+    return Workloads(gpu.workload, dla.workload, dla.gpu_layers)
 
 
 def _idle(seconds: float) -> tuple[int, int] | None:
@@ -148,10 +163,11 @@ def _before(plan: Plan, board: Board, built: Built, prepared: Prepared, options:
         "seconds": options.seconds,
         "plan": plan.as_json(),
         "network": {
-            "name": plan.network,
+            "name": Path(plan.network).stem,
             "weights": built.weights,
             "macs": _any_engine(built).workload.macs,
             "engines": {name: engine.manifest.engine_sha256 for name, engine in built.engines.items()},
+            "builders": {name: engine.manifest.builder for name, engine in built.engines.items()},
             "dla_gpu_layers": list(built.placement.gpu_layers) if built.placement else [],
         },
         "data": {
@@ -169,14 +185,16 @@ def _any_engine(built: Built) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """What ran this: Python, system, and the versions of the packages that matter."""
+    """What ran this: Python, system, module and JetPack of a Jetson, and the versions of the packages that matter."""
     versions = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    machine = Machine()
     return {
+        **({"module": machine.number, "jetpack": jetpack(machine.l4t)} if machine.jetson else {}),
         "python": platform.python_version(),
         "system": platform.platform(),
         "cpus": os.cpu_count(),

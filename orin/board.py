@@ -20,18 +20,31 @@ Provenance = Literal["measured", "simulated"]
 OnLine = Callable[[int, str], None]
 
 
+def _same_memory(begin: int, end: int) -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class SharedTensor:
-    """Memory that CPU and accelerators share: `array` (uint8) on the CPU's side, `address` on the accelerators'."""
+    """Memory that CPU and accelerators share: `array` (uint8) on the CPU's side, `address` on the accelerators'.
+
+    `publish(begin, end)` shows the accelerators what the CPU wrote there and returns how many bytes it had to copy:
+    none where both sides are the same memory.
+    """
 
     array: NDArray[Any]
     address: int
+    publish: Callable[[int, int], int] = _same_memory
 
 
 class LoadedEngine(Protocol):
-    """An engine on an accelerator, with `depth` slots that can each hold one batch in flight."""
+    """An engine on an accelerator, with `depth` slots that can each hold one batch in flight.
+
+    `copied_bytes` counts what it had to copy to run on its inputs: those of a CUDA graph lie in one fixed place.
+    """
 
     accelerator: str
+    copied_bytes: int
 
     def enqueue(self, slot: int, addresses: Sequence[int], samples: int) -> None:
         """Start one batch: `addresses` of its inputs in the order of the manifest; the slot must be idle, or hold
@@ -41,7 +54,10 @@ class LoadedEngine(Protocol):
         """Block until all that was enqueued on a slot is done; return its begin and end on `time.monotonic_ns`."""
 
     def outputs(self, slot: int) -> list[NDArray[Any]] | None:
-        """Return the outputs of the slot's last wait, samples along the first axis; None where none are computed."""
+        """Return the outputs of the slot's last wait, samples along the first axis; None where none are computed.
+
+        They may lie in the slot's own memory: whoever keeps one beyond the slot's next batch copies it.
+        """
 
     def close(self) -> None:
         """Release the engine."""
@@ -68,4 +84,5 @@ class Board(Protocol):
         """Say in one line why the timing of this run is not to be trusted; None where it is."""
 
     def hold(self, plan: Plan) -> AbstractContextManager[Clocks]:
-        """Hold the plan's power mode or clocks, and restore what was there before; yields the clocks in force."""
+        """Hold the plan's power mode or clocks and its kind of memory, and restore what was there before; yields the
+        clocks in force. What is allocated inside is of that kind."""

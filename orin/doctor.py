@@ -1,8 +1,4 @@
-"""What this machine is, what it has and lacks, and the command that mends it.
-
-Sources: the L4T to JetPack table is jetson_stats' and meta-tegra's release notes; which TensorRT has a DLA is NVIDIA's
-"Working with DLA" and release notes (10.7 was the last 10.x with it; 11.4.1 on JetPack 7.2.2 is the next one).
-"""
+"""What this machine is, what it has and lacks, and the command that mends it."""
 
 from __future__ import annotations
 
@@ -10,49 +6,27 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orin.boards import board_name, is_jetson
+from orin.boards import board_name
+from orin.jetson.detect import (
+    DLA_COMPILER_MEND,
+    FLASH,
+    GPU_NODES_MEND,
+    Machine,
+    Runner,
+    has_dla,
+    jetpack,
+    release_has_dla,
+    run_program,
+)
 
-JETPACK_BY_L4T = {
-    "34.1.0": "5.0 DP",
-    "34.1.1": "5.0.1 DP",
-    "35.1.0": "5.0.2",
-    "35.2.1": "5.1",
-    "35.3.1": "5.1.1",
-    "35.4.1": "5.1.2",
-    "35.5.0": "5.1.3",
-    "35.6.0": "5.1.4",
-    "35.6.1": "5.1.5",
-    "35.6.2": "5.1.5",
-    "35.6.3": "5.1.5",
-    "35.6.4": "5.1.6",
-    "36.2.0": "6.0 DP",
-    "36.3.0": "6.0",
-    "36.4.0": "6.1",
-    "36.4.3": "6.2",
-    "36.4.4": "6.2.1",
-    "36.4.7": "6.2.1",
-    "36.5.0": "6.2.2",
-    "36.5.2": "6.2.3",
-    "38.2.0": "7.0",
-    "38.4.0": "7.1",
-    "39.2.0": "7.2",
-    "39.2.1": "7.2.1",
-}
-LAST_TRT_10_WITH_DLA = (10, 7)
-FIRST_TRT_11_WITH_DLA = (11, 4, 1)
-PROGRAM_TIMEOUT_S = 60.0
-
-MODULES_WITH_DLA = ("p3701", "p3767-0000", "p3767-0001")  # AGX Orin, Orin NX 16 GB and 8 GB; Orin Nano has none
-DLA_DEVICES = ("sys/devices/platform/*host1x/*.nvdla?", "sys/devices/platform/bus@0/*host1x/*.nvdla?")
-DLA_COMPILERS = tuple(f"usr/lib/aarch64-linux-gnu/{part}/libnvdla_compiler.so" for part in ("nvidia", "tegra"))
 VENV = "python3 -m venv --system-site-packages VENV"
+JETSON_ONLY = "none: no Jetson"
 
 _PROBE = """
 import importlib, json, sys
@@ -73,12 +47,17 @@ try:
             found["dla_cores"] = module.Runtime(module.Logger(module.Logger.ERROR)).num_DLA_cores
         except Exception as error:
             found["dla_error"] = f"{type(error).__name__}: {error}"
+    if name == "pycuda.driver":
+        try:
+            module.init()
+            device = module.Device(0)
+            found["gpu"] = f"{device.name()}, compute capability {'.'.join(map(str, device.compute_capability()))}"
+        except Exception as error:
+            found["gpu_error"] = f"{type(error).__name__}: {error}"
 except Exception as error:
     found = {"error": f"{type(error).__name__}: {error}"}
 print(json.dumps(found))
 """
-
-Runner = Callable[[Sequence[str]], "str | None"]
 
 
 @dataclass(frozen=True)
@@ -91,57 +70,17 @@ class Fact:
     mend: str | None = None
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where facts come from: files below `root`, and programs through `run` (their stdout, None where one fails)."""
-
-    root: Path
-    run: Runner
-    jetson: bool
-
-    def needed(self, found: bool) -> bool | None:
-        """Return whether something is in order that only a Jetson needs."""
-        return found if self.jetson else None
-
-    def text(self, path: str) -> str | None:
-        """Return a file's text without the NULs that end device tree strings; None where it cannot be read."""
-        try:
-            return (self.root / path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-        except OSError:
-            return None
-
-    def module(self, name: str, distribution: str) -> dict[str, Any]:
-        """Import a module in a process of its own, so that a crash there is a fact; returns what the probe printed."""
-        printed = self.run([sys.executable, "-c", _PROBE, name, distribution]) or ""
-        try:
-            found: dict[str, Any] = json.loads(printed.splitlines()[-1])
-        except (ValueError, IndexError):
-            return {"error": "the import ends in a crash"}
-        return found
-
-
-def run_program(command: Sequence[str]) -> str | None:
-    """Run a program without a shell or input and return its stdout; None where it is missing, fails or hangs."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PROGRAM_TIMEOUT_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
-
-
 def examine(root: Path = Path("/"), run: Runner = run_program) -> list[Fact]:
     """Return what there is to know about a machine before `orin bench` runs on it."""
-    machine = Machine(root, run, is_jetson(root))
-    tensorrt = machine.module("tensorrt", "tensorrt")
+    machine = Machine(root, run)
+    tensorrt = probe(machine, "tensorrt", "tensorrt")
     return [
         *_identity(machine),
         _python(),
         *_dla(machine, tensorrt),
         *_power(machine),
         *_packages(machine),
-        _bench(root),
+        _bench(machine),
     ]
 
 
@@ -150,39 +89,27 @@ def healthy(facts: Sequence[Fact]) -> bool:
     return all(fact.ok is not False for fact in facts)
 
 
+def probe(machine: Machine, name: str, distribution: str) -> dict[str, Any]:
+    """Import a module in a process of its own, so that a crash there is a fact; returns what the probe printed."""
+    printed = machine.run([sys.executable, "-c", _PROBE, name, distribution]) or ""
+    try:
+        found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"error": "the import ends in a crash"}
+    return found
+
+
 def _identity(machine: Machine) -> list[Fact]:
     if not machine.jetson:
         here = f"{platform.machine()} PC, no Jetson: the virtual board is what runs here, and its figures are SIMULATED"
         return [Fact("machine", here)]
     model = machine.text("proc/device-tree/model") or "Jetson of unknown model"
+    known = machine.module
     return [
         Fact("machine", model, ok=True),
-        Fact("module", module_number(machine) or "unknown"),
-        Fact("system", jetpack(l4t_version(machine))),
+        Fact("module", f"{machine.number or 'unknown'}, {known.title if known else 'not in the table of modules'}"),
+        Fact("system", jetpack(machine.l4t)),
     ]
-
-
-def module_number(machine: Machine) -> str | None:
-    """Return the module's number, e.g. "p3701-0005"; the device tree names the carrier before it."""
-    numbers = re.findall(r"p\d{4}-\d{4}", machine.text("proc/device-tree/compatible") or "")
-    return numbers[-1] if numbers else None
-
-
-def l4t_version(machine: Machine) -> str | None:
-    """Return the L4T release, e.g. "36.4.4"; containers may have neither the file nor the package."""
-    text = machine.text("etc/nv_tegra_release") or ""
-    if match := re.search(r"R(\d+) \(release\), REVISION: (\d+)\.(\d+)", text):
-        return ".".join(match.groups())
-    package = machine.run(["dpkg-query", "-W", "-f=${Version}", "nvidia-l4t-core"]) or ""
-    return match[0] if (match := re.match(r"\d+\.\d+\.\d+", package)) else None
-
-
-def jetpack(l4t: str | None) -> str:
-    """Return L4T and JetPack in words; a release that the table lacks is no error."""
-    if l4t is None:
-        return "L4T unknown (JetPack unknown)"
-    known = JETPACK_BY_L4T.get(l4t)
-    return f"L4T {l4t} (JetPack {known or 'unknown'})"
 
 
 def _python() -> Fact:
@@ -191,28 +118,32 @@ def _python() -> Fact:
 
 def _dla(machine: Machine, tensorrt: dict[str, Any]) -> list[Fact]:
     """TensorRT, and the four things that a DLA needs, each for itself."""
+    hardware, driver, library, cores = _DLA_NAMES
     if not machine.jetson:
-        return [_tensorrt(machine, tensorrt), *(Fact(name, "none: no Jetson") for name in _DLA_NAMES)]
-    devices = [path for pattern in DLA_DEVICES for path in sorted(machine.root.glob(pattern))]
+        return [_tensorrt(machine, tensorrt), *(Fact(name, JETSON_ONLY) for name in _DLA_NAMES)]
+    devices = machine.dla_devices
     drivers = [path for path in devices if (path / "driver").exists()]
-    compiler = next((path for name in DLA_COMPILERS if (path := machine.root / name).is_file()), None)
+    compiler = machine.dla_compiler
     stub = compiler is not None and not compiler.stat().st_size
     said = "missing" if compiler is None else f"{compiler} is empty: a stub" if stub else str(compiler)
-    built = compiler is not None and not stub
-    hardware, driver, library, cores = _DLA_NAMES
     facts = [
         _fact(hardware, f"{len(devices)} cores", bool(devices), "none seen: run with --dla-cores 0"),
         _fact(driver, f"bound to {len(drivers)} of {len(devices)}", bool(drivers), "sudo modprobe nvhost-nvdla"),
-        _fact(library, said, built, "sudo apt install --reinstall nvidia-l4t-dla-compiler"),
-        _fact(cores, _cores_seen(tensorrt), bool(tensorrt.get("dla_cores")), _cores_mend(tensorrt)),
+        _fact(library, said, compiler is not None and not stub, DLA_COMPILER_MEND),
+        _fact(cores, _cores_seen(tensorrt), bool(tensorrt.get("dla_cores")), _cores_mend(machine, tensorrt)),
     ]
-    module = module_number(machine) or MODULES_WITH_DLA[0]
-    if not module.startswith(MODULES_WITH_DLA):  # nothing is missing: this module has none
-        facts = [Fact(fact.name, f"{fact.value}: module {module} has no DLA") for fact in facts]
+    module = machine.module
+    if module is not None and not module.dla_cores:  # nothing is missing: this module has none
+        facts = [Fact(fact.name, f"{fact.value}: {module.title} has no DLA") for fact in facts]
     return [_tensorrt(machine, tensorrt), *facts]
 
 
 _DLA_NAMES = ("DLA hardware", "DLA driver", "DLA compiler", "DLA in TensorRT")
+
+
+def _needed(machine: Machine, found: bool) -> bool | None:
+    """Return whether something is in order that only a Jetson needs."""
+    return found if machine.jetson else None
 
 
 def _fact(name: str, value: str, ok: bool, mend: str | None) -> Fact:
@@ -225,12 +156,12 @@ def _tensorrt(machine: Machine, found: dict[str, Any]) -> Fact:
     if "error" in found:
         missing = found["error"].startswith("ModuleNotFoundError")
         value = "not installed" if missing else f"cannot be imported: {found['error']}"
-        return Fact(name, value, machine.needed(False), apt if machine.jetson else None)
+        return Fact(name, value, _needed(machine, False), apt if machine.jetson else None)
     value = f"{found['version']}, {found['path']}"
     if machine.jetson and found.get("server_build"):
         remove = "python3 -m pip uninstall -y tensorrt tensorrt_cu12 tensorrt_cu12_bindings tensorrt_cu12_libs"
         return Fact(name, f"{value}: pip's server build, which has no DLA", False, f"{remove}; {apt}")
-    return Fact(name, value, machine.needed(True))
+    return Fact(name, value, _needed(machine, True))
 
 
 def _cores_seen(tensorrt: dict[str, Any]) -> str:
@@ -239,33 +170,33 @@ def _cores_seen(tensorrt: dict[str, Any]) -> str:
     return f"not known: {tensorrt.get('dla_error') or 'TensorRT cannot be imported'}"
 
 
-def has_dla(tensorrt_version: str) -> bool:
-    """Return whether a TensorRT release can build for the DLA of an Orin at all."""
-    version = tuple(map(int, re.findall(r"\d+", tensorrt_version)[:3]))
-    return version[:2] <= LAST_TRT_10_WITH_DLA or version >= FIRST_TRT_11_WITH_DLA
-
-
-def _cores_mend(tensorrt: dict[str, Any]) -> str:
+def _cores_mend(machine: Machine, tensorrt: dict[str, Any]) -> str:
     version = tensorrt.get("version") or ""
     if re.match(r"\d", version) and not has_dla(version):
-        return (
-            f"TensorRT {version} has no DLA: flash JetPack 6.1 to 6.2.x (TensorRT 10.3), or JetPack 7.2.2 with "
-            "TensorRT 11.4.1 (AGX Orin only)"
-        )
+        return f"TensorRT {version} has no DLA: {FLASH}"
+    if release_has_dla(machine.l4t) is False:
+        return f"{jetpack(machine.l4t)} has no DLA software: {FLASH}"
     return "mend what is missing above, then run orin doctor again"
 
 
 def _power(machine: Machine) -> list[Fact]:
     if not machine.jetson:
-        return [Fact("tegrastats", "none: no Jetson; the virtual board brings its own")]
+        return [Fact("tegrastats", f"{JETSON_ONLY}; the virtual board brings its own")]
     tegrastats = next((p for n in ("usr/bin", "home/nvidia") if (p := machine.root / n / "tegrastats").is_file()), None)
     mend = "sudo apt install nvidia-l4t-tools (container: docker run -v /usr/bin/tegrastats:/usr/bin/tegrastats)"
     readable = os.access(machine.root / "etc/nvpmodel.conf", os.R_OK)
     return [
         _fact("tegrastats", str(tegrastats or "missing"), tegrastats is not None, mend),
         Fact("power modes", "/etc/nvpmodel.conf " + ("can be read" if readable else "cannot be read")),
+        _device_rights(machine),
         _rights(machine),
     ]
+
+
+def _device_rights(machine: Machine) -> Fact:
+    closed = machine.closed_nodes
+    value = f"{', '.join(map(str, closed))} may not be opened" if closed else "the GPU's device nodes may be opened"
+    return _fact("device rights", value, not closed, GPU_NODES_MEND)
 
 
 def _rights(machine: Machine) -> Fact:
@@ -284,8 +215,18 @@ def _packages(machine: Machine) -> list[Fact]:
         ("LoadGen", "mlperf_loadgen", "mlcommons-loadgen"),
         ("OpenCV", "cv2", "opencv-python-headless"),
     )
-    facts = [_package(title, machine.module(name, package), True, package) for title, name, package in base]
-    return [*facts, _package("pycuda", machine.module("pycuda.driver", "pycuda"), machine.needed(True), "pycuda")]
+    facts = [_package(title, probe(machine, name, package), True, package) for title, name, package in base]
+    pycuda = probe(machine, "pycuda.driver", "pycuda")
+    return [*facts, _package("pycuda", pycuda, _needed(machine, True), "pycuda"), _gpu(machine, pycuda)]
+
+
+def _gpu(machine: Machine, pycuda: dict[str, Any]) -> Fact:
+    name = "GPU in CUDA"
+    if not machine.jetson:
+        return Fact(name, pycuda.get("gpu", JETSON_ONLY))
+    value = pycuda.get("gpu") or f"not seen: {pycuda.get('gpu_error') or 'pycuda cannot be imported'}"
+    mend = f"mend what is missing above (container: docker run --runtime nvidia; rights: {GPU_NODES_MEND})"
+    return _fact(name, value, "gpu" in pycuda, mend)
 
 
 def _package(title: str, found: dict[str, Any], needed: bool | None, package: str) -> Fact:
@@ -299,6 +240,10 @@ def _package(title: str, found: dict[str, Any], needed: bool | None, package: st
     return Fact(title, value, False, f"{sys.executable} -m pip install {again}{package}")
 
 
-def _bench(root: Path) -> Fact:
-    name = board_name(None, lambda _: None, root)
-    return Fact("orin bench uses", name if name == "jetson" else f"{name} (simulated)")
+def _bench(machine: Machine) -> Fact:
+    name = board_name(None, lambda _: None, machine.root)
+    if name != "jetson":
+        return Fact("orin bench uses", f"{name} (simulated)")
+    if machine.module is not None and machine.module.soc:
+        return Fact("orin bench uses", name)
+    return Fact("orin bench uses", "nothing: this version does not drive this module; --board virtual:NAME runs here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import threading
 import time
@@ -19,6 +20,7 @@ from orin.errors import OrinError
 from orin.mlperf import MULTISTREAM_SAMPLES, SCENARIOS
 from orin.pipeline import Outputs, Pipeline
 from orin.scenario import ScenarioSettings
+from orin.tails import Responses, responses_of
 from orin.work import Chunk, WorkItem, rounds
 
 # Seeds of MLPerf Inference v6.1 (qsl, sample index, schedule), as the wheel's own mlperf.conf holds them.
@@ -100,12 +102,19 @@ class LoadgenClient:
         self._on_item = on_item
         self._issued: list[int] = []
         self._answered: list[Sequence[int]] = []
+        self._index: dict[int, int] = {}
+        self._respond: Responses | None = None
+        if pipeline.board.computes_outputs:  # the step after the engines is part of what is timed
+            names = [binding.name for binding in pipeline.lanes[0].engine.manifest.outputs]
+            self._respond = responses_of(pipeline.plan, names)
         self.failure: Exception | None = None
         self._lock = threading.Lock()
 
     def issue(self, ids: list[int], indices: list[int]) -> None:
         """LoadGen's callback for a query; a failure is kept, and what is unanswered is answered so that it ends."""
         try:
+            if self._settings.accuracy:
+                self._index.update(zip(ids, indices))
             if self._settings.scenario in ("singlestream", "multistream"):
                 self._answer_now(ids, indices)
             else:
@@ -135,12 +144,12 @@ class LoadgenClient:
     def done(self, item: WorkItem, outputs: Outputs) -> None:
         """Report one work item to LoadGen."""
         response = self._lg.QuerySampleResponse
-        if outputs is not None and self._settings.accuracy:
-            answers = top1(outputs).astype(np.int32)
-            base, size = answers.ctypes.data, answers.itemsize
-            responses = [response(number, base + k * size, size) for k, number in enumerate(item.ids)]
-        else:
+        if outputs is None or self._respond is None:
             responses = [response(number, 0, 0) for number in item.ids]
+        else:
+            data, sizes = self._respond(outputs, [self._index.get(number, 0) for number in item.ids])
+            starts = itertools.accumulate(sizes, initial=data.ctypes.data)
+            responses = [response(*answer) for answer in zip(item.ids, starts, sizes)]
         with self._lock:
             if self.failure is not None:
                 return  # fail() has answered these samples; a second answer would break LoadGen
@@ -166,12 +175,6 @@ class LoadgenClient:
 
     def flush(self) -> None:
         """Nothing is held back."""
-
-
-def top1(outputs: list[NDArray[Any]]) -> NDArray[Any]:
-    """The tail step of a classifier: index of the largest output of each sample."""
-    scores = outputs[0]
-    return np.asarray(scores.reshape(len(scores), -1).argmax(axis=1))
 
 
 def run_loadgen(

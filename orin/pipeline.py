@@ -144,15 +144,16 @@ class Pipeline:
         if engines is None:
             from orin.build import build_engines
 
-            engines = build_engines(plan).engines
+            engines = build_engines(plan, board=board.name).engines
         self.plan = plan
         self.board = board
         self.failure: OrinError | None = None
         chosen = {name: engines["gpu" if name == GPU else "dla"] for name in plan.accelerators}
-        self.samples = SampleSet(board, list({e.manifest.engine_sha256: e for e in chosen.values()}.values()), capacity)
         self.lanes: list[Lane] = []
         with ExitStack() as held:  # an engine that does not load leaves the board as it was
             self.clocks = held.enter_context(board.hold(plan))
+            distinct = {engine.manifest.engine_sha256: engine for engine in chosen.values()}
+            self.samples = SampleSet(board, list(distinct.values()), capacity)
             for name, engine in chosen.items():
                 lane = Lane(name, engine, plan, board)
                 held.callback(lane.loaded.close)
@@ -219,8 +220,8 @@ class Pipeline:
 
     @property
     def copied_bytes(self) -> int:
-        """Bytes that the CPU has copied to bring samples together."""
-        return sum(lane.copied_bytes for lane in self.lanes)
+        """Bytes that were copied to bring samples together, or to where an engine wants them."""
+        return sum(lane.copied_bytes + lane.loaded.copied_bytes for lane in self.lanes)
 
     def _work(self, lane: Lane, queue: WorkQueue, client: Client) -> None:
         try:
@@ -342,7 +343,7 @@ class Submitter:
         for row, number in enumerate(item.ids):
             future = self._futures.pop(number, None)
             if future is not None:  # else a failure elsewhere has answered it
-                future.set_result([output[row] for output in outputs])
+                future.set_result([output[row].copy() for output in outputs])  # the slot's next batch overwrites it
                 self._busy[number % self._pipeline.samples.capacity].release()
 
     def fail(self, error: OrinError) -> None:

@@ -15,6 +15,7 @@ from orin.soc import DLAS, GPU
 STACKS = ("mlperf-v2.0", "mlperf-v2.1", "mlperf-v3.0", "mlperf-v3.1", "trtexec-8.5", "trtexec-10.3")
 DEFAULT_STACK = "trtexec-10.3"
 MEMORY_KINDS = ("mapped", "managed", "device")
+AUTO_MEMORY = "auto"
 TAILS = ("none", "cpu", "gpu")
 PRECISIONS = ("int8", "fp16", "fp32")
 
@@ -33,7 +34,7 @@ _COMMENTS = {
     "gpu_input_format": "layout of the GPU engine's input",
     "dla_input_format": "layout of the DLA engine's input",
     "tail": "where top-k or NMS after a DLA engine runs: none | cpu | gpu",
-    "memory": "mapped | managed | device",
+    "memory": "mapped | managed | device | auto: the fastest on the board, measured before the run",
     "mode": "nvpmodel mode to hold; null: leave the board as it is",
     "clocks_mhz": "locked clocks in place of a mode: gpu, dla, emc, cpu",
     "stack": "software whose speed the virtual board has; ignored on a real one",
@@ -118,7 +119,7 @@ class Plan:
 
 def _check(plan: Plan) -> None:
     _check_counts(plan)
-    choices = {"precision": PRECISIONS, "tail": TAILS, "memory": MEMORY_KINDS, "stack": STACKS}
+    choices = {"precision": PRECISIONS, "tail": TAILS, "memory": (*MEMORY_KINDS, AUTO_MEMORY), "stack": STACKS}
     for name, allowed in choices.items():
         value = getattr(plan, name)
         if value not in allowed:

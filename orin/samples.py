@@ -86,7 +86,7 @@ class SampleSet:
             packed = pack(by_name[region.binding.name][None], TensorFormat(region.binding.format))
             begin = region.offset + position * region.stride
             self.memory.array[begin : begin + region.stride] = packed.reshape(-1).view(np.uint8)
-            written += region.stride
+            written += region.stride + self.memory.publish(begin, begin + region.stride)
         return written
 
     def _inputs(self) -> tuple[Region, ...]:
@@ -106,7 +106,9 @@ class SampleSet:
                 source = region.offset + position * region.stride
                 to = begin + row * region.stride
                 target.memory.array[to : to + region.stride] = self.memory.array[source : source + region.stride]
-                copied += region.stride
+            copied += len(positions) * region.stride + target.memory.publish(
+                begin, begin + len(positions) * region.stride
+            )
         return copied
 
 

@@ -58,6 +58,7 @@ class NullEngine:
         self.pending = {}
         self.answers = {}
         self.closed = False
+        self.copied_bytes = 0
 
     def enqueue(self, slot, addresses, samples):
         now = time.monotonic_ns()

@@ -21,9 +21,10 @@ FLOORS = (
     (
         "orin.boards orin.work orin.samples orin.pipeline orin.scenario orin.loadgen orin.record orin.results "
         "orin.build orin.photos orin.answer orin.bench orin.predict orin.place orin.doctor orin.compare "
-        "orin.layer_cost orin.accuracy"
+        "orin.layer_cost orin.accuracy orin.subject orin.check orin.memory orin.steps orin.tails"
     ).split(),
     ("orin.report",),
+    ("orin.deploy", "orin.selftest"),
     ("orin.cli",),
 )
 

@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orin.cli.output import Talk, add_output_arguments, print_json, print_table
 
 if TYPE_CHECKING:
-    import onnx
-
     from calibration.job import Calibrated, Job
-    from engines.preprocess import Preprocess
-
-USUAL_PREPROCESS = "imagenet"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from calibration.observers import OBSERVERS
     from engines.preprocess import PREPROCESS
     from engines.qdq import Target
+    from orin.subject import USUAL_PREPROCESS
 
     parser.add_argument("model", metavar="MODEL", help="ONNX file, or a network of the zoo")
     parser.add_argument(
@@ -109,66 +105,19 @@ def _subject(options: argparse.Namespace) -> _Subject:
     from calibration.images import Images
     from calibration.job import Job
     from calibration.source import batch_of, inputs_of
-    from engines.preprocess import PREPROCESS
     from orin.errors import OrinError
+    from orin.subject import find_network, find_subject
 
     paths = data_files(options.data, options.list)
     if are_arrays(paths):
         if options.preprocess:
             raise OrinError(f"--preprocess {options.preprocess} is for photos; arrays are taken as they are")
-        model, weights = _network(options)
-        arrays = Arrays(paths, inputs_of(model), options.images, batch_of(model))
-        return _Subject(Job(model, arrays, options.method), "none", weights)
-    name = options.preprocess or _usual_preprocess(options.model)
-    preprocess = PREPROCESS[name]
-    model, weights = _network(options)
-    image = _image(options.model, model, name, preprocess)
-    images = Images(paths[: options.images], preprocess, image, fixed_batch=batch_of(model))
-    return _Subject(Job.of_images(model, images, options.method), name, weights)
-
-
-def _is_file(model: str) -> bool:
-    return Path(model).suffix == ".onnx" or Path(model).exists()
-
-
-def _usual_preprocess(model: str) -> str:
-    from engines import zoo
-
-    return USUAL_PREPROCESS if _is_file(model) else zoo.network(model).preprocess
-
-
-def _network(options: argparse.Namespace) -> tuple[onnx.ModelProto, str]:
-    """Return the network, and what its weights are."""
-    from engines import zoo
-    from engines.onnx_model import load_model
-    from orin.build import weights_of
-    from orin.errors import OrinError
-
-    path, checkpoint = Path(options.model), options.weights
-    if not _is_file(options.model):
-        return zoo.model(options.model, checkpoint), weights_of(options.model, checkpoint)
-    if checkpoint:
-        raise OrinError(f"--weights {checkpoint} is for a network of the zoo; {path} has weights of its own")
-    return load_model(path), f"those of {path.name}"
-
-
-def _image(subject: str, model: onnx.ModelProto, name: str, preprocess: Preprocess) -> str:
-    """Return the name of the one input; OrinError where photos pre-processed like that do not fit it."""
-    from engines.onnx_model import model_inputs, shape_of
-    from orin.errors import OrinError
-
-    inputs = model_inputs(model)
-    wanted = (3, preprocess.crop, preprocess.crop)
-    shapes = [shape_of(value) or () for value in inputs]
-    fits = [len(shape) == 4 and all(size in (None, want) for size, want in zip(shape[1:], wanted)) for shape in shapes]
-    if fits != [True]:
-        sizes = [["?" if size is None else size for size in shape] for shape in shapes]
-        seen = ", ".join(f"{value.name}{size}" for value, size in zip(inputs, sizes))
-        raise OrinError(
-            f"{subject} has the inputs {seen or 'none'}, expected one image input [N,{','.join(map(str, wanted))}] "
-            f"for the pre-processing {name!r}; choose another with --preprocess"
-        )
-    return str(inputs[0].name)
+        found = find_network(options.model, options.weights)
+        arrays = Arrays(paths, inputs_of(found.model), options.images, batch_of(found.model))
+        return _Subject(Job(found.model, arrays, options.method), "none", found.weights)
+    photos = find_subject(options.model, options.weights, options.preprocess)
+    images = Images(paths[: options.images], photos.preprocess, photos.image, fixed_batch=batch_of(photos.model))
+    return _Subject(Job.of_images(photos.model, images, options.method), photos.preprocess_name, photos.weights)
 
 
 def _pace(talk: Talk) -> Callable[[int, int], None]:

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from orin.plan import DEFAULT_STACK, MEMORY_KINDS, PRECISIONS, STACKS, TAILS, Plan
+from orin.plan import AUTO_MEMORY, DEFAULT_STACK, MEMORY_KINDS, PRECISIONS, STACKS, TAILS, Plan
 
 _FIELDS = {
     "gpu_batch": (int, "largest GPU batch; 0: no engine on the GPU"),
@@ -29,7 +29,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser, network_default: str | N
     for name, (kind, text) in _FIELDS.items():
         parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="N", help=text)
     parser.add_argument("--tail", choices=TAILS, help="where top-k after a DLA engine runs")
-    parser.add_argument("--memory", choices=MEMORY_KINDS, help="kind of shared memory (board only)")
+    kinds = (*MEMORY_KINDS, AUTO_MEMORY)
+    parser.add_argument("--memory", choices=kinds, help="kind of shared memory (board only); auto: measured first")
     parser.add_argument("--stack", choices=STACKS, help=f"software whose speed the virtual board has ({DEFAULT_STACK})")
 
 

@@ -31,7 +31,7 @@ def handle(options: argparse.Namespace) -> int:
     board = open_board(board_name(options.board, talk.say), "results")
     plan = plan_from(options)
     desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)
-    built = build_engines(plan, desk)
+    built = build_engines(plan, desk, board.name)
     answered = skipped = 0
     # Lines are on disk as they come; the name is the final one only when all are.
     part = options.output.with_name(options.output.name + ".part")

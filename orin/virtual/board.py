@@ -40,6 +40,8 @@ SILENCE_S = 30.0  # a busy host may take long to start a process, which says not
 class PacedEngine:
     """An engine on the machine: takes its time in wall time, computes nothing."""
 
+    copied_bytes = 0
+
     def __init__(self, accelerator: str, shape: EngineShape, depth: int, machine: PacedMachine) -> None:
         self.accelerator = accelerator
         self._shape = shape
@@ -73,6 +75,8 @@ class PacedEngine:
 
 class NumericEngine:
     """An engine that computes its outputs through ONNX Runtime, at whatever speed this machine has."""
+
+    copied_bytes = 0
 
     def __init__(self, accelerator: str, engine: Engine, depth: int, runner: OrtRunner) -> None:
         self.accelerator = accelerator

@@ -1,38 +1,32 @@
-"""What every board has to keep, whoever implements it; the virtual board in both of its kinds."""
+"""What every board has to keep, whoever implements it: here the virtual board in both of its kinds.
+
+`tests/board/test_contract.py` runs the same tests on the Jetson board.
+"""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from engines.build import build
+from engines.cache import EngineCache
 from engines.engine import Engine
-from engines.spec import EngineSpec
+from orin.errors import OrinError
 from orin.plan import Plan
 from orin.soc import AGX_ORIN_64GB_SOC, Clocks
 from orin.virtual.board import VirtualBoard
 from power.meter import Meter
+from tests.contract.networks import network, spec
 
-PLAN = Plan(network="resnet50", gpu_batch=4, dla_batch=2, mode="30W", stack="mlperf-v3.0")
+PLAN = Plan(network="net", gpu_batch=4, dla_batch=4, mode="30W", stack="mlperf-v3.0")
 
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory) -> dict[str, Engine]:
-    from engines.build import build
-    from engines.cache import EngineCache
-    from engines.zoo import model
-
+    """Engines of a small network for GPU and DLA, batch 4, by ONNX Runtime."""
     cache = EngineCache(tmp_path_factory.mktemp("engines"), lambda _: None)
-    network = model("resnet50", None)
-    formats = {"gpu": "CHW4", "dla": "DLA_HWC4"}
-    return {
-        device: build(
-            network,
-            EngineSpec("resnet50", device, 4, "fp16", amax_by_tensor={"input": 128.0}, io_formats={"input": layout}),
-            cache,
-            "untrained",
-        )
-        for device, layout in formats.items()
-    }
+    return {device: build(network(), spec(device, 4), cache, "random") for device in ("gpu", "dla")}
 
 
 @pytest.fixture(params=["paced", "numerics"])
@@ -54,10 +48,20 @@ def test_memory_is_shared_zeroed_and_on_a_page(board):
 def test_holding_a_mode_gives_its_clocks_and_restores(board):
     with board.hold(PLAN) as outer:
         assert outer == AGX_ORIN_64GB_SOC.clocks("30W")
-        with board.hold(Plan(clocks_mhz={"gpu": 408.0})) as inner:
-            assert isinstance(inner, Clocks) and inner.gpu_mhz == 408.0
+        with board.hold(replace(PLAN, mode="MAXN")) as inner:
+            assert isinstance(inner, Clocks) and inner == AGX_ORIN_64GB_SOC.clocks("MAXN")
+        with board.hold(PLAN) as again:
+            assert again == outer
     with pytest.raises(RuntimeError), board.hold(PLAN):
         raise RuntimeError("inside")
+
+
+def test_locked_clocks_are_held_or_refused_in_one_line(board):
+    try:
+        with board.hold(Plan(clocks_mhz={"gpu": 408.0})) as clocks:
+            assert clocks.gpu_mhz == 408.0
+    except OrinError as refusal:
+        assert "clocks_mhz" in str(refusal) and "\n" not in str(refusal)
 
 
 def test_engines_answer_in_order_on_their_slots(board, engines):
@@ -65,7 +69,8 @@ def test_engines_answer_in_order_on_their_slots(board, engines):
         for accelerator in board.soc.accelerators:
             engine = engines["gpu" if accelerator == "gpu" else "dla"]
             loaded = board.load(engine, accelerator, 2)
-            memory = board.allocate(2 * engine.manifest.inputs[0].sample_bytes)
+            memory = board.allocate(4 * engine.manifest.inputs[0].sample_bytes)
+            memory.publish(0, len(memory.array))
             loaded.enqueue(0, (memory.address,), 2)
             loaded.enqueue(1, (memory.address,), 1)
             first, second = loaded.wait(0), loaded.wait(1)
@@ -74,12 +79,11 @@ def test_engines_answer_in_order_on_their_slots(board, engines):
             assert (outputs is not None) == board.computes_outputs
             if outputs is not None:
                 assert outputs[0].shape[0] == 2 and np.array_equal(outputs[0][0], outputs[0][1])
+            assert loaded.accelerator == accelerator and loaded.copied_bytes == 0
             loaded.close()
 
 
 def test_what_cannot_run_there_is_refused(board, engines):
-    from orin.errors import OrinError
-
     with board.hold(PLAN), pytest.raises(OrinError):
         board.load(engines["gpu"], "dla0", 1)
 

@@ -6,36 +6,18 @@ import sys
 import pytest
 
 from orin.cli.main import main
-from orin.doctor import JETPACK_BY_L4T, Fact, examine, has_dla, healthy, jetpack, run_program
+from orin.doctor import Fact, examine, healthy
+from orin.jetson.detect import run_program
+from tests.orin.machines import jetson, machine
 
 GOOD = {
     "tensorrt": {"path": "/usr/lib/python3.10/dist-packages/tensorrt/__init__.py", "version": "10.3.0", "dla_cores": 2},
     "onnxruntime": {"path": "/x/onnxruntime/__init__.py", "version": "1.20.0"},
     "mlperf_loadgen": {"path": "/x/mlperf_loadgen.so", "version": "6.0.17"},
     "cv2": {"path": "/x/cv2/__init__.py", "version": "4.10.0"},
-    "pycuda.driver": {"path": "/x/pycuda/driver.py", "version": "2024.1"},
+    "pycuda.driver": {"path": "/x/pycuda/driver.py", "version": "2024.1", "gpu": "Orin, compute capability 8.7"},
 }
 ABSENT = {"error": "ModuleNotFoundError: No module named 'it'"}
-
-
-def jetson(root, module="p3701-0005", compiler="nvidia", release="R36 (release), REVISION: 4.4"):
-    """An AGX Orin's files, as JetPack 6 lays them out."""
-    host = root / "sys/devices/platform/bus@0/13e00000.host1x"
-    for name in ("15880000.nvdla0", "158c0000.nvdla1"):
-        (host / name / "driver").mkdir(parents=True)
-    files = {
-        "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
-        "proc/device-tree/compatible": f"nvidia,p3737-0000+{module}\0nvidia,{module}\0nvidia,tegra234\0",
-        "usr/bin/tegrastats": "#!",
-        "etc/nvpmodel.conf": "< PM_CONFIG DEFAULT=2 >",
-        f"usr/lib/aarch64-linux-gnu/{compiler}/libnvdla_compiler.so": "ELF",
-    }
-    if release:
-        files["etc/nv_tegra_release"] = f"# {release}, GCID: 1, BOARD: generic"
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
 
 
 def answers(modules=None, **programs):
@@ -58,7 +40,7 @@ def test_a_board_with_everything_is_well(tmp_path):
     found = facts(jetson(tmp_path), answers(sudo="/usr/sbin/nvpmodel"))
     assert healthy(list(found.values()))
     assert found["machine"].value == "NVIDIA Jetson AGX Orin Developer Kit"
-    assert found["module"].value == "p3701-0005"
+    assert found["module"].value == "p3701-0005, Jetson AGX Orin 64 GB"
     assert found["system"].value == "L4T 36.4.4 (JetPack 6.2.1)"
     assert found["DLA hardware"].value == "2 cores"
     assert found["DLA driver"].value == "bound to 2 of 2"
@@ -89,7 +71,7 @@ def test_the_compiler_of_jetpack_5_is_found_too(tmp_path):
 def test_an_orin_nano_lacks_nothing(tmp_path):
     root = jetson(tmp_path, module="p3767-0005")
     found = facts(root, answers({"tensorrt": {**GOOD["tensorrt"], "dla_cores": 0}}))
-    assert "p3767-0005 has no DLA" in found["DLA in TensorRT"].value
+    assert "Jetson Orin Nano, developer kit has no DLA" in found["DLA in TensorRT"].value
     assert healthy(list(found.values()))
 
 
@@ -132,9 +114,64 @@ def test_everything_missing_on_a_board_has_a_command_and_none_installs_tensorrt(
     (root / "compatible").write_text("nvidia,p3701-0005\0nvidia,tegra234\0")
     found = facts(tmp_path, answers(dict.fromkeys(GOOD, ABSENT)))
     faults = [fact for fact in found.values() if fact.ok is False]
-    assert len(faults) == 10
+    assert len(faults) == 11
     assert all(fact.mend for fact in faults)
     assert not any("pip install tensorrt" in fact.mend for fact in faults)
+
+
+@pytest.mark.parametrize(
+    "name,module,uses",
+    [
+        ("agx-orin-64gb", "p3701-0005, Jetson AGX Orin 64 GB", "jetson"),
+        ("agx-orin-32gb", "p3701-0004, Jetson AGX Orin 32 GB", "nothing"),
+        ("orin-nx-jetpack-7.2", "p3767-0000, Jetson Orin NX 16 GB", "nothing"),
+        ("agx-xavier", "p2888-0004, Jetson AGX Xavier", "nothing"),
+        ("agx-thor", "p3834-0008, Jetson AGX Thor", "nothing"),
+        ("pc", None, "virtual:agx-orin-64gb (simulated)"),
+    ],
+)
+def test_recorded_machines_are_told_apart(tmp_path, name, module, uses):
+    found = facts(machine(tmp_path, name), answers())
+    assert (found["module"].value if "module" in found else None) == module
+    assert found["orin bench uses"].value.startswith(uses)
+
+
+def test_jetpack_7_shows_its_dla_devices_and_no_cores(tmp_path):
+    trt = {**GOOD["tensorrt"], "version": "10.16.2.10", "dla_cores": 0}
+    found = facts(machine(tmp_path, "orin-nx-jetpack-7.2"), answers({"tensorrt": trt}))
+    assert found["system"].value == "L4T 39.2.0 (JetPack 7.2)"
+    assert found["DLA hardware"].ok and found["DLA compiler"].ok
+    assert found["DLA in TensorRT"].ok is False
+    assert "10.16.2.10 has no DLA: flash JetPack 6.1" in found["DLA in TensorRT"].mend
+
+
+def test_jetpack_7_without_tensorrt_is_named_too(tmp_path):
+    found = facts(machine(tmp_path, "orin-nx-jetpack-7.2"), answers({"tensorrt": ABSENT}))
+    assert "L4T 39.2.0 (JetPack 7.2) has no DLA software" in found["DLA in TensorRT"].mend
+
+
+def test_a_thor_has_no_dla_and_lacks_none(tmp_path):
+    found = facts(machine(tmp_path, "agx-thor"), answers({"tensorrt": {**GOOD["tensorrt"], "dla_cores": 0}}))
+    assert found["DLA hardware"].value == "0 cores: Jetson AGX Thor has no DLA"
+    assert healthy(list(found.values()))
+
+
+def test_a_gpu_that_cuda_does_not_see(tmp_path):
+    blind = {"path": "/x/pycuda/driver.py", "version": "2024.1", "gpu_error": "Error: no CUDA-capable device"}
+    found = facts(jetson(tmp_path), answers({"pycuda.driver": blind}))
+    assert found["pycuda"].ok and found["GPU in CUDA"].ok is False
+    assert "no CUDA-capable device" in found["GPU in CUDA"].value and "--runtime nvidia" in found["GPU in CUDA"].mend
+    assert facts(tmp_path, answers())["GPU in CUDA"].value == "Orin, compute capability 8.7"
+
+
+def test_device_nodes_that_may_not_be_opened(tmp_path, monkeypatch):
+    root = jetson(tmp_path)
+    (root / "dev").mkdir()
+    (root / "dev/nvmap").write_text("")
+    assert facts(root, answers())["device rights"].ok
+    monkeypatch.setattr("os.access", lambda path, mode: "nvmap" not in str(path))
+    closed = facts(root, answers())["device rights"]
+    assert closed.ok is False and "nvmap" in closed.value and "usermod" in closed.mend
 
 
 def test_rights_are_asked_of_sudo_and_never_needed(tmp_path, monkeypatch):
@@ -144,32 +181,6 @@ def test_rights_are_asked_of_sudo_and_never_needed(tmp_path, monkeypatch):
     without = facts(root, answers())["rights"]
     assert without.ok is None
     assert "sudoers" in without.mend
-
-
-@pytest.mark.parametrize(
-    "release,package,text",
-    [
-        ("R35 (release), REVISION: 4.1", None, "L4T 35.4.1 (JetPack 5.1.2)"),
-        ("R36 (release), REVISION: 9.9", None, "L4T 36.9.9 (JetPack unknown)"),
-        ("", "36.4.0-20240912212859", "L4T 36.4.0 (JetPack 6.1)"),
-        ("", None, "L4T unknown (JetPack unknown)"),
-    ],
-)
-def test_l4t_and_jetpack(tmp_path, release, package, text):
-    assert facts(jetson(tmp_path, release=release), answers(dpkg_query=package))["system"].value == text
-
-
-def test_every_release_of_the_table_is_three_numbers():
-    assert all(len(l4t.split(".")) == 3 and jetpack(l4t).endswith(f"{known})") for l4t, known in JETPACK_BY_L4T.items())
-
-
-@pytest.mark.parametrize(
-    "version,dla",
-    [("8.5.2.2", True), ("10.3.0", True), ("10.7.0", True), ("10.8.0", False), ("10.16.2.10", False)]
-    + [("11.3.0", False), ("11.4.0.106", False), ("11.4.1", True), ("12.0.0", True)],
-)
-def test_which_tensorrt_has_a_dla(version, dla):
-    assert has_dla(version) is dla
 
 
 def test_programs_that_fail_say_nothing():

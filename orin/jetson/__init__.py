@@ -1,0 +1,1 @@
+"""The board itself: TensorRT and CUDA on an attached Jetson."""

@@ -1,0 +1,93 @@
+"""Work in steps that is done once: a step is skipped while its inputs and its files are those of the last time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from orin.errors import OrinError
+from orin.record import write_atomically
+
+STATE_VERSION = 1
+CHUNK_BYTES = 1 << 20
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step left: a summary for people and later steps, and the files that have to stay as they are."""
+
+    summary: Summary
+    files: Sequence[Path] = ()
+
+
+class Steps:
+    """A folder's steps, kept in one JSON file that is rewritten, whole, after each; `say` hears what is skipped.
+
+    Files are named relative to the state's folder, so that the folder can be moved.
+    """
+
+    def __init__(self, state: Path, say: Callable[[str], None]) -> None:
+        self._path = state
+        self._say = say
+        self.skipped: list[str] = []
+        self._steps: dict[str, Any] = _read(state)
+
+    def take(self, name: str, inputs: Mapping[str, Any], run: Callable[[], Done]) -> Summary:
+        """Return what a step says: of this run, or of an earlier one with the same inputs and intact files."""
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        kept = self._steps.get(name)
+        if kept is not None and kept["inputs_sha256"] == digest and self._intact(kept["files"]):
+            self.skipped.append(name)
+            self._say(f"{name}: done before ({kept['utc']}), skipped")
+            summary: Summary = kept["summary"]
+            return summary
+        self._say(f"{name} ...")
+        begin_s = time.monotonic()
+        done = run()
+        self._steps[name] = {
+            "inputs": dict(inputs),
+            "inputs_sha256": digest,
+            "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "took_s": round(time.monotonic() - begin_s, 3),
+            "summary": done.summary,
+            "files": {self._relative(path): file_sha256(path) for path in done.files},
+        }
+        write_atomically(self._path, json.dumps({"version": STATE_VERSION, "steps": self._steps}, indent=1))
+        return done.summary
+
+    def _relative(self, path: Path) -> str:
+        return path.resolve().relative_to(self._path.parent.resolve()).as_posix()
+
+    def _intact(self, files: Mapping[str, str]) -> bool:
+        folder = self._path.parent
+        return all((folder / name).is_file() and file_sha256(folder / name) == sha for name, sha in files.items())
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version, steps = values["version"], dict(values["steps"])
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise OrinError(f"{path} is damaged ({error}): delete it, and every step runs again") from None
+    if version != STATE_VERSION:
+        raise OrinError(f"{path} has version {version!r}, expected {STATE_VERSION}: delete it, or name another folder")
+    return steps

@@ -1,0 +1,1 @@
+"""A stand-in for libnvinfer: see `tests/standins/README.md`."""
