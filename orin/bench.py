@@ -81,6 +81,9 @@ def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
         with Pipeline(plan, board, built.engines, capacity=count + MULTISTREAM_SAMPLES) as pipeline:
             library = SampleLibrary(pipeline, prepared.samples, count)
             recorder.values["clocks"] = asdict(pipeline.clocks)
+            in_force = getattr(board, "in_force", None)
+            if in_force is not None:
+                recorder.values["power_mode"] = in_force.as_json()
             recorder.values["memory"] = _memory(pipeline, memory_s)
             values = (_answers if options.accuracy else _measured)(pipeline, library, recorder, options)
         recorder.finish(values)

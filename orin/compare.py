@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from orin.errors import OrinError
 from orin.record import RunRecord
 from orin.results import Result, result
+from power.quantity import Quantity
+from power.quantity import compare as quantities
 
 LATENCIES = ("mean", "p50", "p90", "p99")
 
@@ -111,15 +112,8 @@ def ratio(a: Any, b: Any) -> Ratio | None:
     """Return b / a of two figures, plain or `{value, u95}`, errors independent; None without both or with a zero a."""
     if a is None or b is None:
         return None
-    (low, low_u95), (high, high_u95) = _parts(a), _parts(b)
-    if low == 0:
-        return None
-    value = high / low
-    if low_u95 is None or high_u95 is None:
-        return Ratio(value)
-    u95 = math.hypot(high_u95, value * low_u95) / abs(low)
-    return Ratio(value, u95, abs(high - low) > low_u95 + high_u95)
-
-
-def _parts(figure: Any) -> tuple[float, float | None]:
-    return (figure["value"], figure["u95"]) if isinstance(figure, Mapping) else (figure, None)
+    if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+        low, high = (figure["value"] if isinstance(figure, Mapping) else figure for figure in (a, b))
+        return Ratio(high / low) if low else None
+    found = quantities(Quantity(**a), Quantity(**b))
+    return Ratio(found.ratio.value, found.ratio.u95, found.resolved) if found.ratio else None

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import IO
 
 from power.errors import PowerError
 from power.reading import Reading, parse_line, parse_log
+from power.source import ChipFilter
 
 _TERMINATE_S = 2.0  # how long the child may take to end before it is killed
 _POLL_S = 0.02
@@ -23,8 +24,9 @@ class Tegrastats:
     """A running tegrastats: each reading is stamped with `time.monotonic_ns` on arrival.
 
     `on_line` gets stamp and text of each raw line, on the reader's thread. A child that ends by itself, prints no
-    reading for `silence_s` (nothing, or nothing that can be read) is a failure, which `check` and `stop` raise; lines
-    in between that are no readings are counted as `garbled`.
+    reading for `silence_s` (nothing, or nothing that can be read), or no rail for so long though it had printed some,
+    is a failure, which `check` and `stop` raise; lines in between that are no readings are counted as `garbled`.
+    `filters` are the sensors' settings, which tegrastats does not print (see `power.hwmon.chip_filters`).
     """
 
     def __init__(
@@ -32,14 +34,17 @@ class Tegrastats:
         command: Sequence[str] = ("tegrastats", "--interval", "100"),
         on_line: Callable[[int, str], None] | None = None,
         silence_s: float = 5.0,
+        filters: Mapping[str, ChipFilter] | None = None,
     ) -> None:
         self.name = " ".join(command)
+        self.filters: Mapping[str, ChipFilter] = filters or {}
         self.garbled = 0
         self._command = tuple(command)
         self._on_line = on_line
         self._silence_s = silence_s
         self._readings: list[tuple[int, Reading]] = []
         self._last_ns = 0
+        self._last_rails_ns: int | None = None
         self._last_garbled = ""
         self._failure: str | None = None
         self._child: subprocess.Popen[str] | None = None
@@ -126,6 +131,8 @@ class Tegrastats:
             return
         self._failure = self._failure or self._silent(stamp_ns)
         self._last_ns = stamp_ns
+        if reading.rails:
+            self._last_rails_ns = stamp_ns
         self._readings.append((stamp_ns, reading))
 
     def _ended(self, child: subprocess.Popen[str]) -> str | None:
@@ -137,11 +144,16 @@ class Tegrastats:
     def _silent(self, now_ns: int) -> str | None:
         silence_s = (now_ns - self._last_ns) / 1e9
         if silence_s < self._silence_s:
-            return None
+            return self._without_rails(now_ns)
         if self.garbled and not self._readings:
             last = repr(self._last_garbled)
             return f"{self.name} printed {self.garbled} lines, none of them a reading of tegrastats; last: {last}"
         return f"{self.name} printed no reading for {silence_s:.1f} s, expected one every interval: is it hung?"
+
+    def _without_rails(self, now_ns: int) -> str | None:
+        if self._last_rails_ns is None or now_ns - self._last_rails_ns < self._silence_s * 1e9:
+            return None
+        return f"{self.name} prints no power rail any more, though it did: has it lost its rights? Try sudo"
 
     def _last_stderr(self) -> str:
         self._stderr.seek(0)
@@ -173,6 +185,7 @@ class RecordedLog:
 
     def __init__(self, path: Path, interval_ms: float | None = None) -> None:
         self.name = str(path)
+        self.filters: Mapping[str, ChipFilter] = {}
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:

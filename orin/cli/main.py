@@ -22,6 +22,7 @@ COMMANDS = {
     "build": ("build", "engines for GPU and DLA, checked, with manifests and logs"),
     "deploy": ("deploy", "from a network and photos to engines and a run; goes on where it stopped"),
     "selftest": ("selftest", "build, run, measure and compare with the virtual board, in one file to send back"),
+    "power": ("power", "module watts and joules: logs, live view, modes held and restored, sweeps"),
     "show": ("show", "print a run record and (re)write its report"),
     "compare": ("compare", "set two like runs side by side"),
     "doctor": ("doctor", "what this machine is, has and lacks, and how to mend it"),

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from power.boards import AGX_ORIN_64GB
+from power.boards import AGX_ORIN_64GB, BOARDS
 from power.errors import PowerError
-from power.meter import Meter, trapezoid_j
+from power.meter import Meter
 from power.reading import RailReading, Reading
+from power.source import ChipFilter
+from power.window import trapezoid_j
 
 SECOND = 1_000_000_000
 TAU_S = 0.43008  # 512 samples x 3 channels x 280 us
@@ -21,8 +23,8 @@ class Samples:
 
     name = "samples"
 
-    def __init__(self, rows, names=RAILS, failure=None):
-        self.rows, self.names, self.failure = rows, names, failure
+    def __init__(self, rows, names=RAILS, failure=None, filters=None):
+        self.rows, self.names, self.failure, self.filters = rows, names, failure, filters or {}
 
     def readings(self):
         return [(round(at_s * SECOND), self._reading(values)) for at_s, *values in self.rows]
@@ -81,6 +83,77 @@ def test_the_edge_term_gives_back_what_the_filter_holds(window_s):
     assert mended.edge_term and not plain.edge_term and mended.tau_s == pytest.approx(TAU_S)
 
 
+def through_the_chip(times_s, step_at_s=0.0, samples=512, cycle_s=0.84e-3):
+    """7 W to 27 W through the filter as the data sheet words it: each cycle 1 / samples of the way (TI SBOS576, 7.4.1).
+
+    Returns what is shown at the times, in watts.
+    """
+    cycles = np.arange(times_s[0], times_s[-1] + cycle_s, cycle_s)
+    shown_w, value_w = np.empty(len(cycles)), 7.0
+    for index, at_s in enumerate(cycles):
+        value_w += ((27.0 if at_s >= step_at_s else 7.0) - value_w) / samples
+        shown_w[index] = value_w
+    return shown_w[np.searchsorted(cycles, times_s + 1e-9, side="right") - 1]
+
+
+@pytest.mark.parametrize("window_s", [0.5, 1, 2, 5, 10, 30])
+def test_a_step_through_the_chip_s_own_recursion(window_s):
+    """Plain integration misses tau x 20 W x (1 - exp(-T / tau)), the closed form: 44 % of 0.5 s, 1 % of 30 s."""
+    times_s = np.arange(-10, window_s * 10 + 11) / 10
+    source = meter([(at, 0, 0, round(w * 1000), 0) for at, w in zip(times_s, through_the_chip(times_s), strict=True)])
+    true_j, end_ns = 27 * window_s, round(window_s * SECOND)
+    missed_j = TAU_S * 20 * (1 - math.exp(-window_s / TAU_S))
+    plain_j = source.energy(0, end_ns, edge_term=False).module_j.value
+    assert plain_j - true_j == pytest.approx(-missed_j, rel=0.01)
+    assert source.energy(0, end_ns).module_j.value == pytest.approx(true_j, rel=0.004)
+
+
+def test_the_filter_is_the_chip_s_where_the_source_knows_its_settings():
+    """64 samples instead of 512 on one rail: an eighth of the time constant; the other rails' are the board's."""
+    fast_s = 64 * 3 * 280e-6
+    times = np.arange(-1, 3, 0.02)
+    shown_mw = np.where(times < 0, 7000, 27000 - 20000 * np.exp(-np.maximum(times, 0) / fast_s))
+    rows = [(at, 0, 0, round(mw), 0) for at, mw in zip(times, shown_mw, strict=True)]
+    chip = ChipFilter("1-0040", 64, 1.0, 3)
+    known = meter(rows, filters={"VIN_SYS_5V0": chip})
+    assert known.energy(0, SECOND).rails_j["VIN_SYS_5V0"].value == pytest.approx(27, rel=0.005)
+    assert meter(rows).energy(0, SECOND).rails_j["VIN_SYS_5V0"].value == pytest.approx(
+        27 + 20 * (TAU_S - fast_s), rel=0.01
+    )
+    found = known.energy(0, SECOND)
+    assert found.filters == {"VIN_SYS_5V0": {"chip": "1-0040", "samples": 64, "update_interval_ms": 1.0, "channels": 3}}
+    assert found.tau_s == pytest.approx(TAU_S) and known.tau_s == pytest.approx(fast_s)  # the slowest of the module
+
+
+def test_what_rests_on_unpublished_figures_is_unknown():
+    """A Jetson Nano's shunts and filter settings have no source: its watts are good, their uncertainty is not known."""
+    rows = [(at / 10, 5000, 1000, 2000) for at in range(101)]
+    names = ("POM_5V_IN", "POM_5V_GPU", "POM_5V_CPU")
+    energy = Meter(BOARDS["nano"], Samples(rows, names)).energy(0, 10 * SECOND)
+    assert energy.module_w.value == pytest.approx(5) and not energy.edge_term
+    assert all(math.isnan(figure) for figure in (energy.module_w.u95, energy.tau_s, energy.effective_samples))
+    assert not energy.above(energy).is_resolved
+    values = json.loads(json.dumps(energy.as_json(), allow_nan=False))
+    assert values["module_w"] == {"value": pytest.approx(5), "u95": None} and values["tau_s"] is None
+
+
+def test_a_board_without_an_established_sum_has_no_module_power():
+    rows = [(at / 10, 5000, 1000, 2000, 9000) for at in range(101)]
+    names = ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0", "VIN")
+    energy = Meter(BOARDS["agx-thor"], Samples(rows, names)).energy(0, 10 * SECOND)
+    assert energy.module_w is None and energy.module_rails == ()
+    assert energy.rails_j["VIN"].value == pytest.approx(90)
+
+
+def test_what_was_shown_is_counted():
+    rows = [(at / 10, 2000 + 400 * (at % 3), 400, 3000, 300) for at in range(101)]
+    energy = meter(rows).energy(0, 10 * SECOND)
+    assert energy.rails_distinct == {"VDD_GPU_SOC": 3, "VDD_CPU_CV": 1, "VIN_SYS_5V0": 1, "VDDQ_VDD2_1V8AO": 1}
+    assert energy.rails_shown_w["VDD_GPU_SOC"] == (2.0, 2.8)
+    assert energy.module_rails == ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")
+    assert (energy.begin_ns, energy.end_ns, energy.gaps, energy.source) == (0, 10 * SECOND, 0, "samples")
+
+
 def test_u95_of_power_worked_by_hand():
     energy = meter(constant(10, 20000, 8000, 6000, 2000)).energy(0, 10 * SECOND)
     edge = 1 + 2 * (TAU_S / 10) ** 2
@@ -134,6 +207,7 @@ def test_too_few_samples_are_refused():
 def test_gaps_are_counted_and_refused():
     rows = [row for row in constant(10, 1000, 1000, 1000, 1000) if not 4.05 < row[0] < 4.45]
     assert meter(rows).energy(0, 10 * SECOND).coverage == pytest.approx(0.95, abs=1e-6)
+    assert meter(rows).energy(0, 10 * SECOND).gaps == 1
     assert meter(rows).energy(0, 3 * SECOND).largest_gap_s == pytest.approx(0.1)
     with pytest.raises(PowerError, match=r"cover 90.0% of the power window of 5 s \(largest gap 0.5 s\)"):
         meter(rows).energy(2 * SECOND, 7 * SECOND)

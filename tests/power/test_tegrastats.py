@@ -2,6 +2,7 @@
 
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,6 +109,25 @@ def test_garbage_alone_is_an_error_that_shows_the_last_line():
     body = "while True:\n    print('Unknown command: --interval', flush=True)\n    time.sleep(0.05)"
     with pytest.raises(PowerError, match="none of them a reading of tegrastats; last: 'Unknown command: --interval'"):
         Tegrastats(program(body), silence_s=2.0).start()
+
+
+def test_rails_that_stay_away_are_an_error(monkeypatch):
+    """Time passes with the lines alone, half a second each."""
+    now_ns = [0]
+
+    def half_a_second_later(stamp_ns, line):
+        now_ns[0] += 500_000_000
+
+    monkeypatch.setattr("power.tegrastats.time", SimpleNamespace(monotonic_ns=lambda: now_ns[0], sleep=time.sleep))
+    body = "line()\nwhile True:\n    print('RAM 1/2MB', flush=True)\n    time.sleep(0.01)"
+    with pytest.raises(PowerError, match="prints no power rail any more, though it did: has it lost its rights"):
+        with Tegrastats(program(body), on_line=half_a_second_later, silence_s=5.0) as source:
+            wait_for(lambda: source.failure() is not None)
+
+
+def test_a_log_without_rails_is_none_of_that():
+    with Tegrastats(program("while True:\n    print('RAM 1/2MB', flush=True)\n    time.sleep(0.02)")) as source:
+        wait_for(lambda: len(source.readings()) > 5)
 
 
 def test_garbled_lines_are_counted():
