@@ -1,7 +1,7 @@
 """Histograms of magnitudes that grow while a network's activations stream by, and the ranges read off them.
 
 The published algorithms count in 2048 bins over [0, largest], but the largest is known only at the end. So the 32768
-largest magnitudes are kept as they are, and all are counted in bins 8 to 16 times finer than those, over a power of
+largest magnitudes are kept as they are, and all are counted in bins 64 to 128 times finer than those, over a power of
 two that grows with them. In the end the 2048 bins are exact where the kept magnitudes reach, and below that an edge
 shares the counts of the fine bin it falls into as if they were spread evenly: no magnitude moves by more than that
 fine bin. A tensor with no more values than are kept has exactly the published range.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 BINS = 2048  # of the published algorithm, over [0, largest]
 LEVELS = 128  # magnitudes that INT8 tells apart
-FINE = 1 << 15  # bins counted in; a power of two, so that doubling the range merges them two by two
+FINE = 1 << 18  # bins counted in (2 MB a tensor); a power of two, so that doubling the range merges them two by two
 KEPT = 1 << 15  # largest magnitudes known exactly
 LEAST_EXPONENT = -149  # of float32's least number above zero
 CHUNK = 1 << 17  # values counted at a time: they stay in the processor's cache

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from calibration.histogram import BINS, FINE, LEVELS, Histogram, entropy_range, percentile_range
+from calibration.histogram import BINS, FINE, KEPT, LEVELS, Histogram, entropy_range, percentile_range
 
 
 def filled(*batches):
@@ -71,7 +71,7 @@ def draws(kind, seed=0, size=20000):
 
 
 KINDS = ("normal", "relu", "sparse", "laplace", "heavy", "uniform", "pixels", "tiny", "huge")
-FEW, MANY = FINE // 4, 3 * FINE  # kept themselves; counted
+FEW, MANY = KEPT // 4, 3 * KEPT  # kept themselves; counted
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,13 +111,13 @@ def test_batches_and_their_order_do_not_matter(size):
 
 def test_edges_belong_to_the_bin_below_and_zeros_to_none():
     few = [0.0, -0.0, 1.0, -1.0, 1 / BINS, 2 / BINS, np.nextafter(np.float32(1 / BINS), np.float32(1))]
-    for repeats in (1, FINE):
+    for repeats in (1, KEPT):
         histogram = filled(np.repeat(np.float32(few), repeats))
         assert list(histogram.below(np.array([0.0, 1 / BINS, 2 / BINS, 1.0])) // repeats) == [0, 1, 3, 5]
         assert histogram.zeros == 2 * repeats
 
 
-@pytest.mark.parametrize("repeats", [1, FINE])
+@pytest.mark.parametrize("repeats", [1, KEPT])
 def test_a_range_that_grows_by_more_than_all_bins_keeps_every_value(repeats):
     batches = [np.float32([1e-30, -3e-30] * repeats), np.float32([1e30]), np.float32([0.0, 1e-30, 3e38])]
     for histogram in (filled(*batches), filled(*batches[::-1])):
@@ -168,8 +168,8 @@ def test_entropy_of_many_values_is_within_a_bin_of_the_plain_reference_or_loses_
         ranges, lost = candidates(values), divergences(values)
         chosen = int(np.argmin(np.abs(ranges - entropy_range(filled(*np.array_split(values, 5))))))
         within += abs(chosen - int(np.argmin(lost))) <= 1
-        assert lost[chosen] <= lost.min() * 1.005
-    assert within >= len(KINDS) - 2
+        assert lost[chosen] <= lost.min() * 1.002
+    assert within >= len(KINDS) - 1
 
 
 def test_the_reference_gives_what_was_worked_out_by_hand():
@@ -185,7 +185,7 @@ def test_an_outlier_is_cut_off_and_one_value_is_kept():
     assert 2.5 < entropy_range(filled(values)) < 8
     # the half bin beyond 1 is in NVIDIA's own caches: a softmax output has the range 1.00024 = 2048.5 / 2048
     assert entropy_range(filled([1.0, 1.0])) == 2048.5 / 2048
-    assert entropy_range(filled(np.full(2 * FINE, 3.0))) == 3 * 2048.5 / 2048
+    assert entropy_range(filled(np.full(2 * KEPT, 3.0))) == 3 * 2048.5 / 2048
     assert entropy_range(filled([0.0])) == 0.0
     assert entropy_range(Histogram()) == 0.0
 
