@@ -23,9 +23,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed  ## every benchmark, quick
+bench: standins  ## every benchmark, quick
 	$(BIN)/python -m pip install -q -e '.[bench]'
-	for file in pipeline fidelity placement calibration power; do $(BIN)/python benchmarks/$$file.py --quick; done
+	for file in pipeline fidelity placement calibration power jetson_path; do $(BIN)/python benchmarks/$$file.py --quick; done
 
 $(VENV)/.installed: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "orin-toolkit needs Python 3.10 or later, this is " + sys.version.split()[0])'

@@ -43,7 +43,7 @@ EXTRAS = {
     "jetson": ["pycuda>=2024.1", "jetson-stats>=4.3"],
     "demo": DEMO,
     "dev": [*DEMO, "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
-    "bench": ["scipy>=1.11", "jetson-stats>=4.3"],
+    "bench": ["scipy>=1.11", "jetson-stats>=4.3", "coverage>=7"],
 }
 
 setup(

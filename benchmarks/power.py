@@ -1,7 +1,9 @@
-"""Power: published lines parsed, lines per second, energy against the truth, and what a sampler costs.
+"""Power: published lines parsed, lines per second, energy against the truth, what a sampler costs, and every fault.
 
-jtop's parser runs beside ours where jetson-stats is installed (extra `bench`). Zeus has none: it reads sysfs. `common`
-comes first, since it puts the repository before this folder: `power` is the package then, not this file.
+jtop's parser runs beside ours where jetson-stats is installed (extra `bench`); its sampler is a service of root's that
+needs a Jetson. Zeus has no parser; its sampler runs beside ours where it is installed (`pip install zeus`), both on
+made-up sensors in a folder, since neither asks whose files they are. `common` comes first, since it puts the
+repository before this folder: `power` is the package then, not this file.
 """
 
 from __future__ import annotations
@@ -11,22 +13,60 @@ import json
 import random
 import re
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
-from common import SHARED, arguments, emit, median
+from common import ROOT, SHARED, arguments, emit, median
 
 from power.boards import AGX_ORIN_64GB
+from power.hwmon import HwmonRails
 from power.log import LogSource
 from power.meter import Meter
 from power.reading import RailReading, Reading, parse_line, parse_log
+from power.sampler import Sampler
 from power.tegrastats import Tegrastats
+from tests.power.test_hwmon import chip
 from tests.power.test_mutated_lines import LINES, check, mutated
 
 LOGS = SHARED / "tegrastats"
+JTOP_SAMPLER = "not run: a service of root's, on a Jetson alone"
+FAULTS = {  # each ends in its message, and with clocks and mode as before: what the test checks
+    "child killed": "test_tegrastats.py::test_a_child_that_is_killed_is_seen_early_and_raised_at_the_end",
+    "child hung": "test_tegrastats.py::test_silence_in_between_is_an_error_even_if_lines_come_back",
+    "child prints garbage": "test_tegrastats.py::test_garbage_alone_is_an_error_that_shows_the_last_line",
+    "rails stay away": "test_tegrastats.py::test_rails_that_stay_away_are_an_error",
+    "rights to sysfs lost": "test_hwmon.py::test_a_bus_that_fails_and_rights_that_are_lost_are_told_apart",
+    "rights to sudo lost in a hold": "test_hold.py::test_rights_lost_midway_are_said_and_can_be_undone_later",
+    "disk full while logging": "test_tegrastats.py::test_an_error_of_the_line_callback_reaches_the_caller",
+    "disk full before a mode change": "test_hold.py::test_stamp_that_finds_no_room_changes_nothing",
+    "mode change refused": "test_hold.py::test_change_refused_by_nvpmodel",
+    "exit 255 that worked": "test_hold.py::test_exit_255_that_worked",
+    "exit 0 that did not": "test_hold.py::test_exit_0_that_did_not",
+    "mode change hangs": "test_hold.py::test_mode_change_that_hangs_is_put_back",
+    "kill -9 while a mode is held": "test_hold.py::test_kill_9_while_a_mode_is_held",
+}
+# Zeus' own loop, in a process of its own as Zeus has it; of an AGX Orin's rails it reads two.
+ZEUS = """
+import asyncio, queue, sys, threading, time
+from pathlib import Path
+from zeus.device.soc.jetson import Command, VoltageCurrentProduct, _polling_process_async
+chip, seconds = Path(sys.argv[1]), float(sys.argv[2])
+rails = {
+    name: VoltageCurrentProduct(chip / f"in{channel}_input", chip / f"curr{channel}_input")
+    for channel, name in ((1, "gpu_power_mw"), (2, "cpu_power_mw"))
+}
+commands = queue.Queue()
+threading.Timer(seconds, commands.put, [Command.STOP]).start()
+before, begin = time.process_time(), time.monotonic()
+asyncio.run(_polling_process_async(commands, queue.Queue(), rails))
+print(100 * (time.process_time() - before) / (time.monotonic() - begin))
+"""
 SECOND_NS = 1_000_000_000
 WINDOWS_S = (1, 5, 30)
 BASE_W, STEP_W = 7.0, 20.0  # of the simulated step: 7 W to 27 W
@@ -89,14 +129,14 @@ def varied(line: str, count: int) -> list[str]:
 
 
 def lines_per_second(parse: Callable[[str], object], lines: Sequence[str]) -> float:
-    """Return the median rate over equal parts of some lines, each parsed once."""
+    """Return the median rate, in seconds of CPU time, over equal parts of some lines, each parsed once."""
     part = len(lines) // PARTS
     rates = []
     for at in range(0, part * PARTS, part):
-        begin = time.perf_counter()
+        begin = time.process_time()
         for line in lines[at : at + part]:
             parse(line)
-        rates.append(part / (time.perf_counter() - begin))
+        rates.append(part / (time.process_time() - begin))
     return median(rates)
 
 
@@ -210,6 +250,35 @@ def sampler(seconds: float) -> dict[str, float]:
     }
 
 
+def samplers(seconds: float) -> dict[str, object]:
+    """Return the share of one core that reading sysfs at 10 Hz takes: ours, three rails, and Zeus's, two."""
+    with tempfile.TemporaryDirectory() as root:
+        rails = [("VDD_GPU_SOC", 19864, 180), ("VDD_CPU_CV", 19880, 20), ("VIN_SYS_5V0", 5008, 940)]
+        folder = chip(Path(root), "1-0040", "hwmon5", rails, samples=512, update_interval=1)
+        with Sampler(HwmonRails(Path(root)), 100.0):
+            begin, before = time.monotonic(), _cpu_s(resource.RUSAGE_SELF)
+            time.sleep(seconds)
+            own_s, wall_s = _cpu_s(resource.RUSAGE_SELF) - before, time.monotonic() - begin
+        return {
+            "own_percent": 100 * own_s / wall_s,
+            "zeus_percent": _zeus_percent(folder, seconds),
+            "jtop": JTOP_SAMPLER,
+        }
+
+
+def _zeus_percent(folder: Path, seconds: float) -> float | str:
+    done = subprocess.run([sys.executable, "-c", ZEUS, folder, str(seconds)], capture_output=True, text=True)
+    return float(done.stdout) if done.returncode == 0 else f"not run: {done.stderr.strip().splitlines()[-1]}"
+
+
+def faults() -> dict[str, bool]:
+    """Return of each fault whether it ends as its test says."""
+    tests = [f"tests/power/{test}" for test in FAULTS.values()]
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, capture_output=True, text=True)
+    ran = done.returncode in (0, 1)  # else a test is not there, or pytest is not
+    return {name: ran and f"FAILED tests/power/{test}" not in done.stdout for name, test in FAULTS.items()}
+
+
 def _cpu_s(who: int) -> float:
     usage = resource.getrusage(who)
     return usage.ru_utime + usage.ru_stime
@@ -224,13 +293,15 @@ def main() -> None:
         "speed": speed(options.quick),
         "by_hand": by_hand(),
         "step": step_response(),
-        "sampler": sampler(5.0 if options.quick else 60.0),
+        "sampler": sampler(3.0 if options.quick else 60.0),
+        "samplers": samplers(3.0 if options.quick else 60.0),
+        "faults": faults(),
     }
     emit(results, _rows(results), options)
 
 
 def _rows(results: dict[str, object]) -> list[tuple[str, str, str]]:
-    known, rates, cpu = (dict(results[name]) for name in ("corpus", "speed", "sampler"))  # type: ignore[call-overload]
+    known, rates, cpu, sysfs = (dict(results[name]) for name in ("corpus", "speed", "sampler", "samplers"))  # type: ignore[call-overload]
     hand, steps, mutants = (dict(results[name]) for name in ("by_hand", "step", "mutated"))  # type: ignore[call-overload]
     rows = [("published logs", str(known["skipped"]), "")] if "skipped" in known else _corpus_rows(known)
     rows += [
@@ -252,7 +323,14 @@ def _rows(results: dict[str, object]) -> list[tuple[str, str, str]]:
         rows.append((what, f"{error['raw']:+.1%}; {error['edge_term']:+.2%}", ""))
     rows.append(("sampler at 10 Hz: CPU of one core", f"{cpu['own_percent']:.2f} %", "< 0.5 %"))
     rows.append(("the same with its child", f"{cpu['with_child_percent']:.2f} %", ""))
-    return rows
+    rows.append(("reading sysfs at 10 Hz: CPU of one core", f"{sysfs['own_percent']:.2f} %", "< 0.5 %"))
+    zeus = sysfs["zeus_percent"]
+    rows.append(("Zeus's reading of it, two rails", zeus if isinstance(zeus, str) else f"{zeus:.2f} %", ""))
+    rows.append(("jtop's sampler", str(sysfs["jtop"]), ""))
+    ended = dict(results["faults"])  # type: ignore[call-overload]
+    return rows + [
+        (f"fault: {name}", "as it should" if right else "NOT as it should", "") for name, right in ended.items()
+    ]
 
 
 def _corpus_rows(known: dict[str, int]) -> list[tuple[str, str, str]]:

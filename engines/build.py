@@ -15,6 +15,7 @@ from engines.cache import EngineCache, engine_key, model_sha256
 from engines.engine import Binding, Engine, Manifest
 from engines.errors import EngineError
 from engines.graph import Graph, read_graph
+from engines.nms import portable
 from engines.onnx_model import has_all_weights, keeps_batch, with_batch
 from engines.qdq import insert_qdq
 from engines.spec import EngineSpec
@@ -67,6 +68,7 @@ class OrtBuilder:
 
     def make(self, model: onnx.ModelProto, spec: EngineSpec, graph: Graph, log: Path) -> Made:
         """Return the network that runs, for any batch where the model allows it; nothing is logged."""
+        model = portable(model)
         batch: int | str = BATCH if keeps_batch(model, BATCH) else 1
         if spec.precision == "int8":
             model = insert_qdq(model, spec.amax_by_tensor, spec.fp16_layers)

@@ -36,16 +36,28 @@ def pack(array: NDArray[Any], format: str) -> NDArray[Any]:
 
 def unpack(packed: NDArray[Any], format: str, shape: tuple[int, ...], dtype: str = "int8") -> NDArray[Any]:
     """Return the samples [N, *shape] that `pack` laid out: the inverse on uint8 [N, sample_bytes]."""
-    layout, itemsize = _format(format), np.dtype(dtype).itemsize
+    array = np.empty((len(packed), *shape), dtype)
+    for stored, values in _stored(packed, format, array):
+        values[...] = stored
+    return array
+
+
+def view(packed: NDArray[Any], format: str, shape: tuple[int, ...], dtype: str = "int8") -> NDArray[Any] | None:
+    """Return the samples [N, *shape] of contiguous `packed` where they lie; None where they lie in several blocks."""
+    array = np.empty((len(packed), *shape), dtype)
+    stored = [stored for stored, _ in _stored(packed, format, array)]
+    return stored[0] if len(stored) == 1 else None
+
+
+def _stored(packed: NDArray[Any], format: str, array: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield the parts of packed samples and of an array that hold the same elements."""
+    layout, shape, itemsize = _format(format), array.shape[1:], array.itemsize
     expected = sample_bytes(layout, shape, itemsize)
     if packed.ndim != 2 or packed.dtype != np.uint8 or packed.shape[1] != expected:
         seen = f"{packed.dtype}{list(packed.shape)}"
         raise EngineError(f"packed samples are {seen}, expected uint8[N, {expected}] for {layout.value} of {shape}")
-    memory = np.ascontiguousarray(packed).view(dtype).reshape(-1, *_memory_shape(layout, shape, itemsize))
-    array = np.empty((len(packed), *shape), dtype)
-    for stored, values in _windows(layout, memory, array):
-        values[...] = stored
-    return array
+    memory = np.ascontiguousarray(packed).view(array.dtype).reshape(-1, *_memory_shape(layout, shape, itemsize))
+    yield from _windows(layout, memory, array)
 
 
 def same_bytes(a: str, b: str, shape: tuple[int, ...], itemsize: int = 1) -> bool:

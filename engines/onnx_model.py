@@ -130,11 +130,18 @@ def has_all_weights(model: onnx.ModelProto) -> bool:
 
 
 def keeps_batch(model: onnx.ModelProto, batch: str) -> bool:
-    """Tell whether a symbolic batch at the inputs reaches every output: no constant in between fixes it."""
+    """Tell whether a symbolic batch at the inputs reaches every output: no constant in between fixes it.
+
+    An operator of another domain is TensorRT's plugin: it is taken to keep the batch of what it reads.
+    """
     import onnx
 
     symbolic = with_batch(without_weights(model), batch)
     for value in symbolic.graph.output:
         value.type.tensor_type.ClearField("shape")
-    outputs = onnx.shape_inference.infer_shapes(symbolic, data_prop=True).graph.output
-    return all([dim.dim_param for dim in value.type.tensor_type.shape.dim][:1] == [batch] for value in outputs)
+    graph = onnx.shape_inference.infer_shapes(symbolic, data_prop=True).graph
+    plugins = [node for node in graph.node if node.domain not in ONNX_DOMAINS]
+    read_for = {name: list(node.input) for node in plugins for name in node.output}
+    ends = {name for value in graph.output for name in read_for.get(value.name, [value.name])}
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.output)}
+    return all([dim.dim_param for dim in shapes.get(name, ())][:1] == [batch] for name in ends)

@@ -2,13 +2,16 @@
 
 The engines are loaded and the clocks held in each of the four, and each begins when the sensor has settled, so that
 two windows differ in nothing but what runs. The CPU's work of feeding an accelerator counts as that accelerator's.
+Each second round goes backwards: what drifts steadily, such as leakage on a board that warms up, then cancels.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ from power.attribution import PHASES, Attribution, attribute
 
 if TYPE_CHECKING:
     from power.energy import Energy
+    from power.meter import Meter
     from power.quantity import Quantity
 
 SETTLE_TAUS = 5.0  # after so many time constants a step has shown to 99 %
@@ -36,22 +40,46 @@ IDLE, GPU_ALONE, DLAS_ALONE, _ = PHASES
 
 
 @dataclass(frozen=True)
+class Round:
+    """One round: what the meter says of each window, and samples/s by window and accelerator."""
+
+    windows: Mapping[str, Energy]
+    samples_per_s: Mapping[str, Mapping[str, float]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "samples_per_s": {name: dict(rates) for name, rates in self.samples_per_s.items()},
+            "windows": {name: energy.as_json() for name, energy in self.windows.items()},
+        }
+
+
+@dataclass(frozen=True)
 class Split:
-    """What the four windows say; `samples_per_s` by window and accelerator, `pace` as the board's `keeps_pace`."""
+    """What the rounds of four windows say; `pace` as the board's `keeps_pace`."""
 
     plan: Plan
     board: str
     provenance: str
     clocks: Mapping[str, Any]
     attribution: Attribution
-    windows: Mapping[str, Energy]
-    samples_per_s: Mapping[str, Mapping[str, float]]
+    rounds: Sequence[Round]
     pace: str | None
+
+    @property
+    def samples_per_s(self) -> dict[str, dict[str, float]]:
+        """Mean rates over the rounds, by window and accelerator."""
+        by_window = {name: [each.samples_per_s[name] for each in self.rounds] for name in PHASES}
+        return {
+            name: {one: fmean([rate.get(one, 0.0) for rate in rates]) for one in dict.fromkeys(chain(*rates))}
+            for name, rates in by_window.items()
+        }
 
     def mj_per_sample(self) -> dict[str, Quantity | None]:
         """Return what a sample costs GPU or DLAs over idle, when they run alone; None where that is not resolved."""
         draws = {GPU_ALONE: self.attribution.gpu_alone.module_w, DLAS_ALONE: self.attribution.dlas_alone.module_w}
-        rates = {name: sum(self.samples_per_s[name].values()) for name in draws}
+        seen = self.samples_per_s
+        rates = {name: sum(seen[name].values()) for name in draws}
         return {
             name: watts.scaled(1e3 / rates[name]) if rates[name] and watts.is_resolved else None
             for name, watts in draws.items()
@@ -66,8 +94,8 @@ class Split:
             "clocks": dict(self.clocks),
             "attribution": self.attribution.as_json(),
             "mj_per_sample": {name: cost and cost.as_json() for name, cost in self.mj_per_sample().items()},
-            "samples_per_s": {name: dict(rates) for name, rates in self.samples_per_s.items()},
-            "windows": {name: energy.as_json() for name, energy in self.windows.items()},
+            "samples_per_s": self.samples_per_s,
+            "rounds": [each.as_json() for each in self.rounds],
             "pace": self.pace,
         }
 
@@ -104,15 +132,16 @@ class Feed:
 
 @dataclass(frozen=True)
 class Load:
-    """What runs in each window, and for how long: engines by device ("gpu", "dla"), INT8 samples (n, C, H, W)."""
+    """What runs in each window, how long, how often: engines by device ("gpu", "dla"), INT8 samples (n, C, H, W)."""
 
     engines: Mapping[str, Engine]
     samples: NDArray[Any]
     seconds: float
     say: Callable[[str], None]
+    rounds: int = 1
 
 
-def prepare(plan: Plan, desk: Desk, seconds: float) -> Load:
+def prepare(plan: Plan, desk: Desk, seconds: float, rounds: int = 1) -> Load:
     """Build a plan's engines and pre-process photos for them; OrinError where it leaves out the GPU or the DLAs."""
     if not plan.gpu_batch or not plan.dla_cores:
         raise OrinError(
@@ -122,26 +151,43 @@ def prepare(plan: Plan, desk: Desk, seconds: float) -> Load:
     built = build_engines(plan, desk)
     prepared = prepare_samples(desk, built, plan, every=False)
     count = loaded_samples(plan, built, len(prepared.samples))
-    return Load(built.engines, prepared.samples[:count], seconds, desk.say)
+    return Load(built.engines, prepared.samples[:count], seconds, desk.say, rounds)
 
 
 def measure(plan: Plan, board: Board, load: Load) -> Split:
-    """Measure the four windows and attribute the watts; PowerError where the rails were not read throughout."""
+    """Measure the windows and attribute the watts; PowerError where the rails were not read throughout."""
     with board.hold(plan) as clocks, board.meter() as meter:
         settle_s = SETTLE_TAUS * meter.tau_s
-        seen = {name: _window(name, _variant(name, plan), board, load, settle_s) for name in PHASES}
+        seen = [
+            {name: _window(name, _variant(name, plan), board, load, settle_s) for name in order}
+            for order in orders(load.rounds)
+        ]
         time.sleep(AFTER_S)
-        windows = {name: meter.energy(*span_ns) for name, (span_ns, _) in seen.items()}
+        rounds = [_round(meter, each) for each in seen]
     return Split(
         plan=plan,
         board=board.name,
         provenance=board.provenance,
         clocks=asdict(clocks),
-        attribution=attribute(windows, plan.dla_cores),
-        windows=windows,
-        samples_per_s={name: rates for name, (_, rates) in seen.items()},
+        attribution=attribute([each.windows for each in rounds], plan.dla_cores),
+        rounds=rounds,
         pace=board.keeps_pace(),
     )
+
+
+def orders(rounds: int) -> list[tuple[str, ...]]:
+    """Return the order of the windows in each round; OrinError for less than one."""
+    if rounds < 1:
+        raise OrinError(f"--rounds is {rounds}, expected 1 or more; 3 or more show how far the board itself varies")
+    return [PHASES if number % 2 == 0 else PHASES[::-1] for number in range(rounds)]
+
+
+Seen = tuple[tuple[int, int], dict[str, float]]  # begin and end of a window, samples/s by accelerator
+
+
+def _round(meter: Meter, seen: Mapping[str, Seen]) -> Round:
+    windows = {name: meter.energy(*span_ns) for name, (span_ns, _) in seen.items()}
+    return Round(windows, {name: rates for name, (_, rates) in seen.items()})
 
 
 def _variant(name: str, plan: Plan) -> Plan:
@@ -150,9 +196,7 @@ def _variant(name: str, plan: Plan) -> Plan:
     return replace(plan, **without.get(name, {}))
 
 
-def _window(
-    name: str, plan: Plan, board: Board, load: Load, settle_s: float
-) -> tuple[tuple[int, int], dict[str, float]]:
+def _window(name: str, plan: Plan, board: Board, load: Load, settle_s: float) -> Seen:
     """Run one of the four; return its window, in which the sensor has settled, and each accelerator's samples/s."""
     load.say(f"{name}: {settle_s:.1f} s to settle, {load.seconds:g} s measured")
     count = len(load.samples)

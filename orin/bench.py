@@ -141,9 +141,10 @@ def _prediction(pipeline: Pipeline, options: Bench) -> dict[str, Any]:
 
 def _workloads(pipeline: Pipeline) -> Workloads:
     """What the engines at hand hold; one that the plan does not use is taken for the other."""
-    manifests = {lane.taker.accelerator == GPU: lane.engine.manifest for lane in pipeline.lanes}
-    gpu, dla = (manifests.get(is_gpu) or manifests[not is_gpu] for is_gpu in (True, False))
-    return Workloads(gpu.workload, dla.workload, dla.gpu_layers)
+    lanes = {lane.taker.accelerator == GPU: lane for lane in pipeline.lanes}
+    gpu, dla = (lanes.get(is_gpu) or lanes[not is_gpu] for is_gpu in (True, False))
+    tails = (lane.tail.manifest.workload if lane.tail is not None else None for lane in (gpu, dla))
+    return Workloads(gpu.engine.manifest.workload, dla.engine.manifest.workload, dla.engine.manifest.gpu_layers, *tails)
 
 
 def _idle(seconds: float) -> tuple[int, int] | None:
@@ -179,6 +180,7 @@ def _before(plan: Plan, board: Board, built: Built, prepared: Prepared, options:
             "skipped": [vars(skipped) for skipped in prepared.skipped],
         },
         "outputs": "computed" if board.computes_outputs else "none",
+        "tail": plan.tail if board.computes_outputs or plan.tail == "gpu" else "none",  # the CPU's needs the outputs
         "environment": environment(),
     }
 

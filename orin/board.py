@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from engines.engine import Engine
+from orin.errors import OrinError
 from orin.plan import Plan
 from orin.soc import Clocks, Soc
 
@@ -37,6 +38,22 @@ class SharedTensor:
     publish: Callable[[int, int], int] = _same_memory
 
 
+def check_tail(engine: Engine, tail: Engine) -> None:
+    """Refuse a tail that reads anything but the outputs of an engine, byte by byte as they lie."""
+    made = {binding.name: (binding.dtype, binding.sample_bytes) for binding in engine.manifest.outputs}
+    for binding in tail.manifest.inputs:
+        if made.get(binding.name) != (binding.dtype, binding.sample_bytes):
+            raise OrinError(
+                f"tail {tail.path.name} reads {binding.name!r} as {binding.dtype} of {binding.sample_bytes} bytes, "
+                f"which {engine.path.name} does not make: build them together"
+            )
+    taken, given = tail.manifest.spec.batch, engine.manifest.spec.batch
+    if taken < given:
+        raise OrinError(
+            f"tail {tail.path.name} takes {taken} samples, {engine.path.name} makes {given}: build them together"
+        )
+
+
 class LoadedEngine(Protocol):
     """An engine on an accelerator, with `depth` slots that can each hold one batch in flight.
 
@@ -44,7 +61,10 @@ class LoadedEngine(Protocol):
     """
 
     accelerator: str
-    copied_bytes: int
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes copied so far."""
 
     def enqueue(self, slot: int, addresses: Sequence[int], samples: int) -> None:
         """Start one batch: `addresses` of its inputs in the order of the manifest; the slot must be idle, or hold
@@ -71,8 +91,12 @@ class Board(Protocol):
     provenance: Provenance
     computes_outputs: bool
 
-    def load(self, engine: Engine, accelerator: str, depth: int) -> LoadedEngine:
-        """Load an engine onto an accelerator."""
+    def load(self, engine: Engine, accelerator: str, depth: int, tail: Engine | None = None) -> LoadedEngine:
+        """Load an engine onto an accelerator.
+
+        With a `tail` each enqueue is two steps: the engine, then on the GPU the tail, which reads the engine's outputs
+        where they lie; the outputs are the tail's.
+        """
 
     def allocate(self, nbytes: int) -> SharedTensor:
         """Allocate zeroed shared memory, 4096-byte aligned."""

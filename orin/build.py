@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.engine import Engine
+from engines.errors import EngineError
 from engines.spec import EngineSpec, Ranges, TensorFormat
 from orin.errors import OrinError
 from orin.photos import library_photos
 from orin.plan import Plan
 from orin.subject import Subject, find_subject
+from orin.tails import tail_name, tail_of
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +60,8 @@ class Desk:
 class Built:
     """A plan's engines ("gpu", "dla"), the DLA's placement, how photos become samples, and what the weights are.
 
-    `references` are ONNX Runtime's engines of the same networks and ranges, where the desk asks for them.
+    Behind each engine whose plan has its tail on the GPU comes that one's ("gpu_tail", "dla_tail"). `references` are
+    ONNX Runtime's engines of the same networks and ranges, where the desk asks for them; tails have none.
     """
 
     engines: dict[str, Engine]
@@ -126,7 +130,20 @@ def build_engines(plan: Plan, desk: Desk | None = None, board: str = "virtual") 
         _check_gpu_layers(engines[name], desk)
         if desk.references:
             references[name] = build(model, spec, cache, subject.weights, OrtBuilder())
+    for name, engine in list(engines.items()):
+        if (part := tail_of(plan, engine)) is not None:
+            with _or_on_the_cpu():
+                engines[tail_name(name)] = build(*part, cache, subject.weights, builder)
     return Built(engines, placement, subject.qsl_samples, subject.preprocess, subject.weights, references)
+
+
+@contextmanager
+def _or_on_the_cpu() -> Iterator[None]:
+    """Say what to do without a tail engine, where TensorRT lacks the plugin or refuses to build it."""
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(f"{error}; or set tail to cpu") from None
 
 
 Part = tuple["onnx.ModelProto", EngineSpec]

@@ -31,8 +31,8 @@ def check_engines(built: Built, board: Board, photos: Sequence[Path]) -> dict[st
 
     samples = _samples(photos, built.preprocess)
     found = {}
-    for name, engine in built.engines.items():
-        reference = OrtRunner(built.references[name]).run
+    for name, reference_engine in built.references.items():
+        engine, reference = built.engines[name], OrtRunner(reference_engine).run
         sqnr_db = check_numbers(engine, device_runner(board, engine), reference, samples)
         found[name] = {binding.name: value for binding, value in zip(engine.manifest.outputs, sqnr_db, strict=True)}
     return found

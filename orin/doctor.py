@@ -244,6 +244,6 @@ def _bench(machine: Machine) -> Fact:
     name = board_name(None, lambda _: None, machine.root)
     if name != "jetson":
         return Fact("orin bench uses", f"{name} (simulated)")
-    if machine.module is not None and machine.module.soc:
+    if machine.soc is not None:
         return Fact("orin bench uses", name)
     return Fact("orin bench uses", "nothing: this version does not drive this module; --board virtual:NAME runs here")

@@ -25,6 +25,7 @@ from orin.errors import OrinError
 from orin.plan import Plan
 from orin.samples import SampleSet, Staging
 from orin.soc import GPU
+from orin.tails import tail_name
 from orin.work import Chunk, Enqueue, Taker, WorkItem, WorkQueue
 
 Outputs = list[NDArray[Any]] | None
@@ -38,15 +39,18 @@ class Client(Protocol):
 
 
 class Lane:
-    """One accelerator's side of the pipeline: its loaded engine, its slots, its staging memory."""
+    """One accelerator's side of the pipeline: its loaded engine, its slots, its staging memory.
 
-    def __init__(self, accelerator: str, engine: Engine, plan: Plan, board: Board) -> None:
+    With a `tail` every enqueue is followed by that engine on the GPU; see `orin.board.Board.load`.
+    """
+
+    def __init__(self, accelerator: str, engine: Engine, plan: Plan, board: Board, tail: Engine | None = None) -> None:
         batch = plan.gpu_batch if accelerator == GPU else plan.dla_batch
         static = accelerator != GPU
-        self.engine = engine
+        self.engine, self.tail = engine, tail
         self.depth = plan.depth(accelerator)
         self.taker = Taker(accelerator, batch, plan.dla_loop if static else 1, static)
-        self.loaded: LoadedEngine = board.load(engine, accelerator, self.depth)
+        self.loaded: LoadedEngine = board.load(engine, accelerator, self.depth, tail)
         self.copied_bytes = 0
         self._board = board
         self._staging: dict[tuple[int, int], Staging] = {}  # by slot and enqueue: what is in flight is not overwritten
@@ -133,7 +137,8 @@ def _rows(chunks: Sequence[Chunk], starts: Sequence[int | None], enqueues: Seque
 class Pipeline:
     """Engines of a plan on a board, ready to answer samples.
 
-    `engines` maps "gpu" and "dla" to built engines; left out, they are built from the plan (`orin.build`). `capacity`
+    `engines` maps "gpu" and "dla" to built engines, "gpu_tail" and "dla_tail" to what follows them on the GPU, if
+    anything does; left out, they are built from the plan (`orin.build`). `capacity`
     is the number of samples held in shared memory. A failing accelerator stops everything: `failure` names it, waiting
     futures get the error, and nothing hangs.
     """
@@ -148,14 +153,15 @@ class Pipeline:
         self.plan = plan
         self.board = board
         self.failure: OrinError | None = None
-        chosen = {name: engines["gpu" if name == GPU else "dla"] for name in plan.accelerators}
+        kinds = {name: "gpu" if name == GPU else "dla" for name in plan.accelerators}
+        chosen = {name: engines[kind] for name, kind in kinds.items()}
         self.lanes: list[Lane] = []
         with ExitStack() as held:  # an engine that does not load leaves the board as it was
             self.clocks = held.enter_context(board.hold(plan))
             distinct = {engine.manifest.engine_sha256: engine for engine in chosen.values()}
             self.samples = SampleSet(board, list(distinct.values()), capacity)
             for name, engine in chosen.items():
-                lane = Lane(name, engine, plan, board)
+                lane = Lane(name, engine, plan, board, engines.get(tail_name(kinds[name])))
                 held.callback(lane.loaded.close)
                 self.lanes.append(lane)
             self._held = held.pop_all()

@@ -33,7 +33,7 @@ _COMMENTS = {
     "dla_depth": "work items in flight on each DLA core",
     "gpu_input_format": "layout of the GPU engine's input",
     "dla_input_format": "layout of the DLA engine's input",
-    "tail": "where top-k or NMS after a DLA engine runs: none | cpu | gpu",
+    "tail": "where top-k, or decoding and NMS, behind the engines runs: none | cpu | gpu",
     "memory": "mapped | managed | device | auto: the fastest on the board, measured before the run",
     "mode": "nvpmodel mode to hold; null: leave the board as it is",
     "clocks_mhz": "locked clocks in place of a mode: gpu, dla, emc, cpu",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from engines.engine import Workload
 from orin.build import dla_network
 from orin.plan import Plan
 from orin.soc import soc
+from orin.tails import tail_network_of
 from orin.virtual.predict import Options, Prediction, Workloads, predict
+
+if TYPE_CHECKING:
+    from engines.graph import Graph
 
 
 def workloads(plan: Plan) -> Workloads:
@@ -17,10 +23,21 @@ def workloads(plan: Plan) -> Workloads:
 
     model = zoo_model(plan.network, Path(plan.weights) if plan.weights else None, with_weights=False)
     graph = read_graph(model, plan.network)
+    tail = _tail(plan, graph)
     if not plan.dla_cores:
-        return Workloads(graph.workload, graph.workload)
+        return Workloads(graph.workload, graph.workload, gpu_tail=tail)
     _, rewritten, placement = dla_network(plan, model)
-    return Workloads(graph.workload, rewritten.workload, tuple(placement.gpu_layers))
+    layers = tuple(placement.gpu_layers)
+    return Workloads(graph.workload, rewritten.workload, layers, tail, _tail(plan, rewritten))
+
+
+def _tail(plan: Plan, graph: Graph) -> Workload | None:
+    """Return the work of the engine that follows a graph on the GPU, where the plan wants one."""
+    from engines.bindings import float_outputs
+    from engines.graph import read_graph
+
+    network = tail_network_of(plan, float_outputs(graph))
+    return read_graph(network, "tail").workload if network is not None else None
 
 
 def predict_plan(plan: Plan, soc_name: str, scenario: str = "offline", options: Options | None = None) -> Prediction:

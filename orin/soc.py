@@ -7,6 +7,7 @@ draw from DRAM). Rails and power modes are `power.boards`'.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orin.errors import OrinError
@@ -75,6 +76,23 @@ class Soc:
             cpu_mhz=caps.cpu_mhz or top.cpu_mhz,
             sms=2 * caps.tpcs,
             cpus=caps.cpus,
+        )
+
+    def free_clocks(self, clocks_mhz: Mapping[str, float]) -> Clocks:
+        """Return these clocks, the others at their top; OrinError for one that this module does not reach."""
+        known = self.max_clocks.as_mhz()
+        for name, mhz in clocks_mhz.items():
+            if name not in known:
+                raise OrinError(f"plan field clocks_mhz has {name!r}; clocks are {', '.join(known)}")
+            if isinstance(mhz, bool) or not isinstance(mhz, (int, float)) or not 0 < mhz <= known[name] * 1.005:
+                raise OrinError(f"plan field clocks_mhz has {name}: {mhz!r}, expected MHz up to {known[name]}")
+        chosen = {**known, **clocks_mhz}
+        return replace(
+            self.max_clocks,
+            gpu_mhz=chosen["gpu"],
+            dla_mhz=chosen["dla"],
+            emc_mhz=chosen["emc"],
+            cpu_mhz=chosen["cpu"],
         )
 
     def gpu_peak_ops(self, clocks: Clocks) -> float:

@@ -173,7 +173,7 @@ class WorkQueue:
         """Note that a work item is done."""
         with self._changed:
             self._tail.finished(item)
-            if self._waiting:  # a lane that left the tail to this one may have to think again
+            if self._waiting or self._closed:  # a lane that left the tail to this one may have to think again, or end
                 self._changed.notify_all()
 
     @property

@@ -51,7 +51,8 @@ class RailFacts:
 class LogAnalysis:
     """An analysed log; `energy` is None for the reason `no_energy`, and its joules are unknown without times.
 
-    `no_total` says why the rails have no known sum. Breaks are at lines of the file.
+    `span_ns` is the window in ns since the first record; `no_total` says why the rails have no known sum. Breaks are at
+    lines of the file.
     """
 
     log: str
@@ -62,6 +63,7 @@ class LogAnalysis:
     first_line: int
     last_line: int
     times: Stamps
+    span_ns: tuple[int, int]
     seconds: float | None
     energy: Energy | None
     no_energy: str | None
@@ -77,7 +79,7 @@ class LogAnalysis:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values; joules are null where the times are not known."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("times", "energy")}
+        plain = {name: value for name, value in vars(self).items() if name not in ("times", "span_ns", "energy")}
         return {
             **plain,
             "times": self.times.source,
@@ -126,6 +128,7 @@ def analyse(log: Log, question: Question) -> LogAnalysis:
         first_line=records[0].line,
         last_line=records[-1].line,
         times=times,
+        span_ns=(begin_ns, end_ns),
         seconds=None if times.reason else (end_ns - begin_ns) / SECOND_NS,
         energy=energy,
         no_energy=no_energy or times.reason,

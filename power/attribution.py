@@ -1,21 +1,25 @@
-"""Watts of GPU and DLAs by difference, since no rail is a DLA's own: four windows, one of them idle.
+"""Watts of GPU and DLAs by difference, since no rail is a DLA's own: rounds of four windows, one of them idle.
 
 A DLA's power is spread over rails that it shares with CPU, memory and GPU (`power.boards`). What an accelerator adds
 is therefore a difference of two windows: over idle when it runs alone, and over the others when all run together,
 where it also costs what it does to them through the DRAM that they share. The offset of the sensor cancels; its step
 does not, and a difference that lies within its own uncertainty is refused: "not resolved".
+
+Several rounds add what the sensor cannot know: how far the board itself differs from one time to the next. The spread
+of the rounds and the sensor's u95 go into one, in quadrature; rounds do not shrink the sensor's part, since a steady
+load meets the same step each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from power.energy import Energy, Terms, module_balance, rail_balance
 from power.errors import PowerError
-from power.quantity import ModuleQuantity, Quantity
+from power.quantity import ModuleQuantity, Quantity, repeated
 
 PHASES = ("idle", "gpu", "dlas", "all")
 
@@ -45,6 +49,7 @@ class Attribution:
     `interaction` is what all draw together beyond the sum of each alone: below zero where they slow each other down.
     """
 
+    rounds: int
     idle_w: ModuleQuantity
     all_w: ModuleQuantity
     dla_cores: int
@@ -71,46 +76,58 @@ class Attribution:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        whole = {"idle_w": self.idle_w.as_json(), "all_w": self.all_w.as_json(), "dla_cores": self.dla_cores}
-        return whole | {name: draw.as_json() for name, draw in self.draws().items()}
+        whole = {"rounds": self.rounds, "idle_w": self.idle_w.as_json(), "all_w": self.all_w.as_json()}
+        return whole | {"dla_cores": self.dla_cores} | {name: draw.as_json() for name, draw in self.draws().items()}
 
 
-def attribute(windows: Mapping[str, Energy], dla_cores: int) -> Attribution:
-    """Return what GPU and DLAs draw, from windows of one board by the names in `PHASES`.
+Round = Mapping[str, Energy]  # windows by the names in `PHASES`
+
+
+def attribute(rounds: Sequence[Round], dla_cores: int) -> Attribution:
+    """Return what GPU and DLAs draw, from one round of windows of a board or more.
 
     PowerError where a window lacks the module's power, or two of them overlap.
     """
-    idle, gpu, dlas, both = (windows[name] for name in PHASES)
-    _check(windows, dla_cores)
-    assert idle.module_w is not None and both.module_w is not None, "checked above"
+    _check(rounds, dla_cores)
     return Attribution(
-        idle_w=idle.module_w,
-        all_w=both.module_w,
+        rounds=len(rounds),
+        idle_w=repeated([_module_w(each["idle"]) for each in rounds]),
+        all_w=repeated([_module_w(each["all"]) for each in rounds]),
         dla_cores=dla_cores,
-        gpu_alone=_draw([(1, gpu), (-1, idle)]),
-        dlas_alone=_draw([(1, dlas), (-1, idle)]),
-        gpu_on_top=_draw([(1, both), (-1, dlas)]),
-        dlas_on_top=_draw([(1, both), (-1, gpu)]),
-        interaction=_draw([(1, both), (-1, gpu), (-1, dlas), (1, idle)]),
+        gpu_alone=_draw(rounds, gpu=1, idle=-1),
+        dlas_alone=_draw(rounds, dlas=1, idle=-1),
+        gpu_on_top=_draw(rounds, all=1, dlas=-1),
+        dlas_on_top=_draw(rounds, all=1, gpu=-1),
+        interaction=_draw(rounds, all=1, gpu=-1, dlas=-1, idle=1),
     )
 
 
-def _check(windows: Mapping[str, Energy], dla_cores: int) -> None:
+def _check(rounds: Sequence[Round], dla_cores: int) -> None:
     if dla_cores < 1:
         raise PowerError(f"{dla_cores} DLA cores ran, expected 1 or more: without one there is nothing to tell apart")
-    for name, energy in windows.items():
+    if not rounds:
+        raise PowerError("0 rounds of windows, expected 1 or more")
+    named = [(name, each[name]) for each in rounds for name in PHASES]
+    for name, energy in named:
         if energy.module_w is None:
             missing = ", ".join(rail for rail in energy.module_rails if rail not in energy.rails_w) or "no rule"
             raise PowerError(f"window {name!r} lacks the module's power ({missing}): not all of its rails were printed")
-    for (one, a), (other, b) in combinations(windows.items(), 2):
+    for (one, a), (other, b) in combinations(named, 2):
         if a.begin_ns < b.end_ns and b.begin_ns < a.end_ns:
             raise PowerError(f"windows {one!r} and {other!r} overlap: measure them one after another")
 
 
-def _draw(terms: Terms) -> Draw:
-    module_w = module_balance(terms)
-    assert module_w is not None, "every window has the module's power"
-    return Draw(module_w, {rail: rail_balance(terms, rail) for rail in terms[0][1].rails_w})
+def _module_w(energy: Energy) -> ModuleQuantity:
+    assert energy.module_w is not None, "checked"
+    return energy.module_w
+
+
+def _draw(rounds: Sequence[Round], **signs: int) -> Draw:
+    """Return a signed sum of windows, over all rounds."""
+    terms: list[Terms] = [[(sign, each[name]) for name, sign in signs.items()] for each in rounds]
+    modules = [power for one in terms if (power := module_balance(one)) is not None]  # all of them: checked
+    rails = {rail: repeated([rail_balance(one, rail) for one in terms]) for rail in terms[0][0][1].rails_w}
+    return Draw(repeated(modules), rails)
 
 
 def difference_json(power: Quantity) -> dict[str, Any]:

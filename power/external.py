@@ -24,6 +24,7 @@ from power.quantity import WallQuantity
 from power.window import K95, Floats, check_samples, coverage_of, trapezoid_j
 
 Clock = Literal["utc", "monotonic"]
+SPL_BEGIN = "Time"  # the first cell of each line that PTDaemon writes
 SPL_MISSED_W = -2.0
 MISSED_FACTOR = 1.5  # one missed sample makes a pause of two intervals, and has to be seen as a gap
 CSV_HEADER = "one time column (utc, unix_s, unix_ms, unix_ns, monotonic_s or monotonic_ns) and one of power_w, power_mw"
@@ -87,6 +88,17 @@ class WallSeries:
         except PowerError as error:
             raise PowerError(f"{self.name}: {error}") from None
 
+    def during(self, first_ns: int, span_ns: tuple[int, int]) -> WallEnergy:
+        """Return the energy of a window in ns since `first_ns`; PowerError where the meter saw none of it."""
+        begin_ns, end_ns = (first_ns + since_ns for since_ns in span_ns)
+        late_s = (int(self.stamps_ns[0]) - begin_ns) / 1e9
+        if self.stamps_ns[-1] < begin_ns or self.stamps_ns[0] > end_ns:
+            raise PowerError(
+                f"{self.name} begins {abs(late_s):.0f} s {'after' if late_s > 0 else 'before'} the window and shares "
+                "no time with it: clocks of different zones? --meter-ahead says how far the meter's is ahead"
+            )
+        return self.energy(begin_ns, end_ns)
+
     def _energy(self, begin_ns: int, seconds: float) -> WallEnergy:
         seen = ~np.isnan(self.watts)
         all_s = (self.stamps_ns - begin_ns) / 1e9
@@ -112,6 +124,12 @@ class WallSeries:
             largest_gap_s=coverage.largest_gap_s,
             accuracy_share=self.accuracy_share,
         )
+
+
+def read_meter(path: Path) -> WallSeries:
+    """Read a meter's file: PTDaemon's where its lines are such, else a CSV."""
+    _, first = next(_rows(path), (1, [""]))
+    return read_spl(path) if first[0] == SPL_BEGIN else read_csv(path)
 
 
 def read_spl(path: Path, utc_offset_s: float = 0.0, accuracy_share: float | None = None) -> WallSeries:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from statistics import median
+from typing import Literal
 
 from power.errors import PowerError
 from power.reading import Reading, parse_log
@@ -14,6 +15,7 @@ from power.source import ChipFilter
 
 SECOND_NS = 1_000_000_000
 TIMESTAMP = "%m-%d-%Y %H:%M:%S"  # as tegrastats prints it
+_EPOCH = datetime(1970, 1, 1)
 DEFAULT_INTERVAL_MS = 1000.0  # of tegrastats; only means are taken from stamps that rest on it
 
 
@@ -48,11 +50,15 @@ class Stamps:
     """When each record was taken, in ns since the first, and where that is known from.
 
     `reason` says in one line why the times are not known; then the stamps are regular and only good for means.
+    `first_ns` is the first record's time on a `clock`: `monotonic`, or `local`, the board's own wall clock in ns since
+    1970 as if it were UTC (to a second); None where the times are those of no clock.
     """
 
     ns: tuple[int, ...]
     source: str
     reason: str | None = None
+    clock: Literal["monotonic", "local"] | None = None
+    first_ns: int = 0
 
 
 def stamps(log: Log, interval_ms: float | None = None) -> Stamps:
@@ -60,11 +66,16 @@ def stamps(log: Log, interval_ms: float | None = None) -> Stamps:
     if interval_ms is not None:
         return Stamps(_regular_ns(len(log.records), interval_ms), f"an interval of {interval_ms:g} ms")
     if run := _run_ns(log):
-        return Stamps(run, "the run's own stamps")
+        return Stamps(_since_first(run), "the run's own stamps", clock="monotonic", first_ns=run[0])
     reason = _unusable(log)
     if reason is None:
-        return Stamps(_spread_ns(log), "timestamps")
+        spread = _spread_ns(log)
+        return Stamps(_since_first(spread), "timestamps", clock="local", first_ns=spread[0])
     return Stamps(_regular_ns(len(log.records), DEFAULT_INTERVAL_MS), "none", reason)
+
+
+def _since_first(ns: Sequence[int]) -> tuple[int, ...]:
+    return tuple(stamp - ns[0] for stamp in ns)
 
 
 def _regular_ns(count: int, interval_ms: float) -> tuple[int, ...]:
@@ -80,7 +91,7 @@ def _run_ns(log: Log) -> tuple[int, ...]:
         return ()
     ns = [int(words[0]) for words in first]
     is_rising = all(now > before for before, now in zip(ns, ns[1:], strict=False))
-    return tuple(stamp - ns[0] for stamp in ns) if is_rising else ()
+    return tuple(ns) if is_rising else ()
 
 
 def _unusable(log: Log) -> str | None:
@@ -98,8 +109,8 @@ def _unusable(log: Log) -> str | None:
     return None
 
 
-def _spread_ns(log: Log) -> tuple[int, ...]:
-    """Timestamps are in whole seconds, so the lines of one second are spread over it.
+def _spread_ns(log: Log) -> list[int]:
+    """Return ns since 1970; timestamps are in whole seconds, so the lines of one second are spread over it.
 
     The first second may have begun before the log, and the last may go on after it: their lines keep the usual pace.
     """
@@ -108,11 +119,11 @@ def _spread_ns(log: Log) -> tuple[int, ...]:
     usual = median([count for _, count in groups[1:-1]] or [count for _, count in groups])
     ns: list[int] = []
     for index, (moment, count) in enumerate(groups):
-        second = (moment - moments[0]).total_seconds()
+        second_ns = (moment - _EPOCH) // timedelta(seconds=1) * SECOND_NS
         pace = max(usual, count) if index in (0, len(groups) - 1) else count
         head = 1 - count / pace if index == 0 else 0.0
-        ns += [round((second + head + place / pace) * SECOND_NS) for place in range(count)]
-    return tuple(stamp - ns[0] for stamp in ns)
+        ns += [second_ns + round((head + place / pace) * SECOND_NS) for place in range(count)]
+    return ns
 
 
 @dataclass(frozen=True)

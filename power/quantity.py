@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import TypeVar
 
 from power.errors import PowerError
 
 _AnyQuantity = TypeVar("_AnyQuantity", bound="Quantity")
+
+# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom; the last serves for more, 4 % wide at most.
+T95: tuple[float, ...] = (
+    *(12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,20 @@ class ModuleQuantity(Quantity):
 
 class WallQuantity(Quantity):
     """Power or energy that an external meter saw: the supply, the carrier board and its devices included."""
+
+
+def repeated(values: Sequence[_AnyQuantity]) -> _AnyQuantity:
+    """Return the mean of repeated measurements, with the spread of their values in its u95.
+
+    The u95 that they came with is of errors that they share, such as a meter's: their mean stays, in quadrature with
+    t s / sqrt(n). One measurement is returned as it is.
+    """
+    if len(values) == 1:
+        return values[0]
+    numbers = [value.value for value in values]
+    freedom = min(len(numbers) - 1, len(T95))
+    spread = T95[freedom - 1] * stdev(numbers) / math.sqrt(len(numbers))
+    return type(values[0])(fmean(numbers), math.hypot(fmean([value.u95 for value in values]), spread))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sources of tegrastats readings: the running program, and a log that it wrote earlier."""
+"""The running tegrastats as a source of readings."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from power.errors import PowerError
-from power.reading import Reading, parse_line, parse_log
+from power.reading import Reading, parse_line
 from power.source import ChipFilter
 
 _TERMINATE_S = 2.0  # how long the child may take to end before it is killed
+_DRAIN_S = 2.0  # how long the last lines of a child that has ended may take to be read
 _POLL_S = 0.02
 
 
@@ -72,7 +71,9 @@ class Tegrastats:
         self._reader.start()
         try:
             while not self._readings:
-                self.check()
+                failure = self.failure()
+                if failure is not None and not self._readings:  # a last line makes it a failure of later
+                    raise PowerError(failure)
                 time.sleep(_POLL_S)
         except BaseException:
             self._end(self._child, self._reader)
@@ -94,7 +95,8 @@ class Tegrastats:
     def failure(self) -> str | None:
         """Return what is wrong with the source, in one line; None while all is well."""
         if self._failure is None and self._child is not None:
-            self._failure = self._ended(self._child) or self._silent(time.monotonic_ns())
+            found = self._ended() or self._silent(time.monotonic_ns())
+            self._failure = self._failure or found  # the reader may have failed first
         return self._failure
 
     def check(self) -> None:
@@ -135,10 +137,11 @@ class Tegrastats:
             self._last_rails_ns = stamp_ns
         self._readings.append((stamp_ns, reading))
 
-    def _ended(self, child: subprocess.Popen[str]) -> str | None:
-        code = child.poll()
-        if code is None:
+    def _ended(self) -> str | None:
+        """Say so where the child has ended, once its last lines are taken; a grandchild may keep the pipe open."""
+        if self._child is None or self._reader is None or (code := self._child.poll()) is None:
             return None
+        self._reader.join(_DRAIN_S)
         return f"{self.name} ended by itself with exit code {code}: {self._last_stderr()}"
 
     def _silent(self, now_ns: int) -> str | None:
@@ -178,49 +181,3 @@ def _cannot_start(program: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{program!r} is not on this machine: it comes with JetPack; without a Jetson use the virtual board"
     return f"{program!r} cannot be started: {error.strerror}; check its rights, or name another program"
-
-
-class RecordedLog:
-    """A log of tegrastats as a source: stamped by the log's own timestamps, or by the interval of its lines."""
-
-    def __init__(self, path: Path, interval_ms: float | None = None) -> None:
-        self.name = str(path)
-        self.filters: Mapping[str, ChipFilter] = {}
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError as error:
-            raise PowerError(f"log {path} cannot be read: {error.strerror}") from None
-        found = list(parse_log(lines))
-        records = [(number, reading) for number, reading in found if reading is not None]
-        if not records:
-            raise PowerError(f"log {path} holds {len(lines)} lines, none of them a reading of tegrastats")
-        self.skipped = len(found) - len(records)
-        stamps_ns = self._timestamps_ns(records) if interval_ms is None else _regular_ns(len(records), interval_ms)
-        self._readings = [(stamp_ns, reading) for stamp_ns, (_, reading) in zip(stamps_ns, records, strict=True)]
-
-    def readings(self) -> list[tuple[int, Reading]]:
-        """Return all readings, oldest first, with nanoseconds since the first."""
-        return list(self._readings)
-
-    def check(self) -> None:
-        """Do nothing: a log that could be read has nothing more to go wrong."""
-
-    def _timestamps_ns(self, records: list[tuple[int, Reading]]) -> list[int]:
-        moments: list[datetime] = []
-        for number, reading in records:
-            if reading.timestamp is None:
-                raise PowerError(f"log {self.name}, line {number}: no timestamp, so give the interval of its lines")
-            moment = datetime.fromisoformat(reading.timestamp)
-            if moments and moment <= moments[-1]:
-                raise PowerError(
-                    f"log {self.name}, line {number}: timestamp {reading.timestamp} is not after the one before it, "
-                    "so give the interval of its lines"
-                )
-            moments.append(moment)
-        return [int((moment - moments[0]).total_seconds()) * 1_000_000_000 for moment in moments]
-
-
-def _regular_ns(count: int, interval_ms: float) -> list[int]:
-    if interval_ms <= 0:
-        raise PowerError(f"interval of {interval_ms:g} ms between the lines of a log, expected a positive number")
-    return [round(index * interval_ms * 1e6) for index in range(count)]

@@ -104,6 +104,8 @@ _BARE_ENGINE_NAME = re.compile(r"(?:NVENC|NVDEC|NVJPG|NVDLA|PVA|VIC|OFA|APE|AVP|
 _EMC = re.compile(r"(?=[@\d])(?:(\d+)%)?(?:@(\d+))?")
 _GPU = re.compile(r"(?=[@\d])(?:(\d+)%)?(?:@(\d+|\[\d+(?:,\d+)*\]))?")
 _CORE = re.compile(r"(\d+)%(?:@(\d+))?")
+_DATE = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{4})")
+_TIME = re.compile(r"[0-9]{2}:[0-9]{2}:[0-9]{2}")
 _SHARED_CLOCK = re.compile(r"@(\d+)")
 _ELLIPSIS = "..."
 
@@ -161,10 +163,11 @@ def _engine(name: str, value: str) -> tuple[str, Load | None] | None:
 
 
 def _timestamp(date: str, time: str) -> str | None:
-    """Return `MM-DD-YYYY HH:MM:SS` as ISO 8601."""
+    """Return `MM-DD-YYYY HH:MM:SS` as ISO 8601; a pattern is several times as quick as strptime."""
+    match = _DATE.fullmatch(date) if _TIME.fullmatch(time) else None
     try:
-        return datetime.strptime(f"{date} {time}", "%m-%d-%Y %H:%M:%S").isoformat()
-    except ValueError:
+        return match and datetime.fromisoformat(f"{match[3]}-{match[1]}-{match[2]}T{time}").isoformat()
+    except ValueError:  # the 31st of June
         return None
 
 

@@ -104,7 +104,7 @@ class NullBoard:
         self.failing, self.fail_after = failing, fail_after
         self.free_ns, self.batches, self.engines, self.held = {}, 0, [], 0
 
-    def load(self, loaded, accelerator, depth):
+    def load(self, loaded, accelerator, depth, tail=None):
         self.engines.append(NullEngine(self, loaded, accelerator))
         return self.engines[-1]
 

@@ -22,7 +22,7 @@ from engines.tensorrt.implicit import ImplicitInt8
 from engines.tensorrt.inspect import check_ends, gpu_layers, layers_of
 from engines.tensorrt.job import Job
 from engines.tensorrt.log import BuildLog, Logger
-from engines.tensorrt.module import has_implicit_int8
+from engines.tensorrt.module import has_implicit_int8, register_plugins
 from engines.tensorrt.parse import batched, check_inputs, parse
 from engines.tensorrt.progress import Monitor, Progress
 from engines.tensorrt.refusals import explain
@@ -139,10 +139,11 @@ class _Build:
     def run(self, strategy: Strategy, monitor: Monitor) -> Made:
         """Parse, configure, build and look into the engine."""
         job = self._job
+        register_plugins(self._trt)
         network = self._some(lambda: self._builder.create_network(strategy.network_flags), "network")
         config = self._some(self._builder.create_builder_config, "builder configuration")
         parser = self._some(lambda: self._trt.OnnxParser(network, self._logger), "ONNX parser")
-        parse(parser, strategy.prepared(job), job.name)
+        parse(parser, strategy.prepared(job), job.name, self._log)
         check_inputs(network, job.graph)
         self._set_ends(network, strategy)
         self._configure(config, monitor)

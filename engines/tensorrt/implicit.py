@@ -69,7 +69,9 @@ class ImplicitInt8:
         for tensor in _tensors(network, layers):
             value = amax.get(tensor.name, 0)
             if value > 0 and not tensor.set_dynamic_range(-value, value):
-                raise EngineError(f"TensorRT refuses the range {value} of tensor {tensor.name!r}; calibrate it again")
+                raise EngineError(
+                    f"{job.name}: TensorRT refuses the range {value:g} of tensor {tensor.name!r}; calibrate it again"
+                )
 
     def _complete(self, amax: dict[str, float], layers: list[Any], model: onnx.ModelProto) -> None:
         """Add the tensors that the parser put in: a shuffle changes no value, a constant has its own range."""

@@ -36,6 +36,12 @@ def _not_loaded(reason: str) -> str:
     return f"TensorRT's libraries do not load ({reason}): {APT}"
 
 
+def register_plugins(trt: Any) -> None:
+    """Make the plugins that TensorRT ships known to its parser and runtime, which find none before."""
+    if not trt.init_libnvinfer_plugins(None, ""):
+        raise EngineError(f"TensorRT's plugins (libnvinfer_plugin) are not registered: install TensorRT again; {APT}")
+
+
 def has_implicit_int8(trt: Any) -> bool:
     """Whether this TensorRT takes INT8 as a flag and dynamic ranges (up to 10.x), not as Q/DQ in typed networks."""
     return hasattr(trt.BuilderFlag, "INT8") and hasattr(trt.ITensor, "set_dynamic_range")

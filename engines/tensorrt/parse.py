@@ -8,6 +8,8 @@ from engines.errors import EngineError
 from engines.graph import Graph
 from engines.onnx_model import keeps_batch, with_batch
 from engines.spec import EngineSpec
+from engines.tensorrt.log import BuildLog
+from engines.tensorrt.refusals import explain
 
 if TYPE_CHECKING:
     import onnx
@@ -32,20 +34,21 @@ def batched(model: onnx.ModelProto, spec: EngineSpec) -> onnx.ModelProto:
     return with_batch(model, BATCH if spec.device == "gpu" else spec.batch)
 
 
-def parse(parser: Any, model: onnx.ModelProto, name: str) -> None:
+def parse(parser: Any, model: onnx.ModelProto, name: str, log: BuildLog) -> None:
     """Parse a model into the parser's network, which it has to outlive: weights point into its memory."""
     size = model.ByteSize()
     if size > MAX_MODEL_BYTES:
         raise EngineError(f"{name} has {size} bytes, a model goes to TensorRT's parser in 2 GiB at most; split it")
     parsed = parser.parse(model.SerializeToString())
-    if not parsed or parser.num_errors:
-        errors = [_error(parser.get_error(index)) for index in range(parser.num_errors)]
+    errors = [_error(parser.get_error(index)) for index in range(parser.num_errors)]
+    if errors:
         more = f" (and {len(errors) - ERRORS_SHOWN} more)" if len(errors) > ERRORS_SHOWN else ""
-        reason = " | ".join(errors[:ERRORS_SHOWN]) or "it gives no reason"
         raise EngineError(
-            f"{name}: TensorRT's ONNX parser refuses {reason}{more}; `orin rewrite` changes what it can, "
-            f"else export the network with other operators"
+            f"{name}: TensorRT's ONNX parser refuses {' | '.join(errors[:ERRORS_SHOWN])}{more}; `orin rewrite` changes "
+            f"what it can, else export the network with other operators"
         )
+    if not parsed:
+        raise EngineError(f"{name}: TensorRT's ONNX parser refuses the model: {explain(log.errors)}")
 
 
 def check_inputs(network: Any, graph: Graph) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 QUOTED_CHARACTERS = 400
+READ_LOG = "build again with --verbose-log and read the log"
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,19 @@ REFUSALS = _table(
 )
 
 
-def explain(messages: Sequence[str]) -> str:
-    """Return what TensorRT said last, our reason and the next thing to try, in one line; messages oldest first."""
+def explain(messages: Sequence[str], otherwise: str = READ_LOG) -> str:
+    """Return what TensorRT said last, our reason and the next thing to try, in one line; messages oldest first.
+
+    `otherwise` is the next thing where no reason is known.
+    """
     if not messages:
-        return "TensorRT gives no reason; build again with --verbose-log and read the log"
+        return f"TensorRT gives no reason; {otherwise}"
     quoted = shortened(messages[-1])
     for message in reversed(messages):
         for refusal in REFUSALS:
             if refusal.pattern.search(message):
                 return f"{quoted}; that is: {refusal.reason}; {refusal.next_step}"
-    return f"{quoted}; build again with --verbose-log and read the log"
+    return f"{quoted}; {otherwise}"
 
 
 def shortened(message: str) -> str:

@@ -85,7 +85,7 @@ def _summary(built: Built, board: str, checked: Checked) -> dict[str, Any]:
             "inputs": {binding.name: f"{binding.dtype} {binding.format}" for binding in manifest.inputs},
             "outputs": {binding.name: f"{binding.dtype} {binding.format}" for binding in manifest.outputs},
             "gpu_layers": list(manifest.gpu_layers),
-            "sqnr_db": {output: _figure(value) for output, value in checked[name].items()} if checked else None,
+            "sqnr_db": {output: _figure(value) for output, value in checked[name].items()} if name in checked else None,
         }
     return {"board": board, "weights": built.weights, "engines": engines}
 
@@ -112,7 +112,10 @@ def _print(options: argparse.Namespace, built: Built, checked: Checked) -> None:
 
 def _row(name: str, engine: Engine, sqnr_db: dict[str, float] | None) -> tuple[str, ...]:
     manifest = engine.manifest
-    ends = (" ".join(f"{b.dtype} {b.format}" for b in bindings) for bindings in (manifest.inputs, manifest.outputs))
+    ends = (
+        ", ".join(dict.fromkeys(f"{binding.dtype} {binding.format}" for binding in bindings))
+        for bindings in (manifest.inputs, manifest.outputs)
+    )
     shown = [_figure(value) for value in sqnr_db.values()] if sqnr_db else []
     quality = " ".join(f"{value:.1f} dB" if isinstance(value, float) else value for value in shown) or "–"
     left = str(len(manifest.gpu_layers)) if name == "dla" else "–"

@@ -28,7 +28,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser, network_default: str | N
     parser.add_argument("--precision", choices=PRECISIONS, help="int8 (default), fp16 or fp32")
     for name, (kind, text) in _FIELDS.items():
         parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="N", help=text)
-    parser.add_argument("--tail", choices=TAILS, help="where top-k after a DLA engine runs")
+    parser.add_argument("--tail", choices=TAILS, help="where top-k, or decoding and NMS, behind the engines runs")
     kinds = (*MEMORY_KINDS, AUTO_MEMORY)
     parser.add_argument("--memory", choices=kinds, help="kind of shared memory (board only); auto: measured first")
     parser.add_argument("--stack", choices=STACKS, help=f"software whose speed the virtual board has ({DEFAULT_STACK})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orin.cli.output import Talk, add_output_arguments, print_json, print_table
@@ -13,6 +14,7 @@ from orin.cli.power_file import add_file, lines_of
 if TYPE_CHECKING:
     from power.analysis import LogAnalysis
     from power.clock_drops import ClockDrop
+    from power.external import WallEnergy
     from power.quantity import Quantity
 
 
@@ -23,6 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="begin", metavar="T", help=f"begin of the window: {at}")
     parser.add_argument("--to", dest="end", metavar="T", help="end of the window, likewise")
     parser.add_argument("--interval", type=float, metavar="MS", help="time between the lines (default: by timestamps)")
+    parser.add_argument("--meter", type=Path, metavar="FILE", help="of a meter at the wall: CSV, or PTDaemon's spl.txt")
+    parser.add_argument(
+        "--meter-ahead", type=float, default=0.0, metavar="S", help="how far its clock is ahead of the log's (0)"
+    )
     add_output_arguments(parser)
     parser.set_defaults(handler=handle)
 
@@ -38,18 +44,29 @@ def handle(options: argparse.Namespace) -> int:
     with lines_of(options.file) as lines:
         log = read_log(options.file, lines)
     analysis = analyse(log, question)
+    wall = _wall(options, analysis)
     if options.json:
-        print_json(analysis.as_json())
+        print_json({**analysis.as_json(), "wall": wall and wall.as_json()})
     else:
-        _print(analysis, Talk(options.quiet))
+        _print(analysis, wall, Talk(options.quiet))
     return 0
 
 
-def _print(analysis: LogAnalysis, talk: Talk) -> None:
+def _wall(options: argparse.Namespace, analysis: LogAnalysis) -> WallEnergy | None:
+    from orin.wall import wall_energy
+
+    if options.meter is None:
+        return None
+    return wall_energy(options.meter, Path(options.file), analysis, options.meter_ahead)
+
+
+def _print(analysis: LogAnalysis, wall: WallEnergy | None, talk: Talk) -> None:
     of = f", {analysis.modules}" if analysis.modules else ""
     span = "" if analysis.seconds is None else f", {analysis.seconds:g} s"
-    print_table(f"{analysis.log}: {analysis.records} records{of}{span}", _rail_rows(analysis), _HEADER)
-    for line in _notes(analysis):
+    print_table(
+        f"{analysis.log}: {analysis.records} records{of}{span}", _rail_rows(analysis) + _wall_rows(wall), _HEADER
+    )
+    for line in _notes(analysis) + _wall_notes(wall):
         talk.say(line)
 
 
@@ -77,6 +94,21 @@ def _rail_rows(analysis: LogAnalysis) -> list[tuple[str, ...]]:
         _figure(energy.module_j if energy and joules else None, "J"),
     )
     return [*rows, ("module", module[0], "", "", "", "", module[1])]
+
+
+def _wall_rows(wall: WallEnergy | None) -> list[tuple[str, ...]]:
+    if wall is None:
+        return []
+    return [("wall", _figure(wall.wall_w, "W"), "", "", f"{wall.samples} samples", "", _figure(wall.wall_j, "J"))]
+
+
+def _wall_notes(wall: WallEnergy | None) -> list[str]:
+    if wall is None:
+        return []
+    return [
+        f"wall: {wall.source}, {wall.missed} samples missed, coverage {wall.coverage:.1%}; supply, carrier board and "
+        "devices are in it, so it is no module's figure"
+    ]
 
 
 def _figure(quantity: Quantity | None, unit: str, missing: str = "–") -> str:

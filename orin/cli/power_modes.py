@@ -75,12 +75,16 @@ def modes(options: argparse.Namespace) -> int:
 
 
 def _mode_file(board: str, root: Path) -> tuple[ModeFile, str]:
+    from orin.boards import DEFAULT_VIRTUAL
+    from orin.errors import OrinError
     from orin.soc import soc
     from power.modes import board_modes
     from power.nvpmodel import CONF, read_mode_file
 
     if board == "jetson":
         return read_mode_file(root / CONF), str(root / CONF)
+    if not board.startswith("virtual:"):
+        raise OrinError(f"--board is {board!r}, expected jetson or virtual:NAME such as {DEFAULT_VIRTUAL}")
     return board_modes(soc(board.removeprefix("virtual:")).board), "table"
 
 

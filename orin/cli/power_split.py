@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", help="nvpmodel mode to hold: MAXN, 50W, 30W, 15W; without: nothing is changed")
     parser.add_argument("--board", metavar="BOARD", help="jetson, or virtual:agx-orin-64gb")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="length of each of four windows (10)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often the four are measured (1)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="photos; without: those in scikit-image's wheel")
     add_output_arguments(parser)
     parser.set_defaults(handler=handle)
@@ -37,17 +38,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def handle(options: argparse.Namespace) -> int:
     """Run the command."""
-    from orin.attribution import measure, prepare
+    from orin.attribution import measure, orders, prepare
     from orin.bench import check_seconds, photos_in
     from orin.boards import board_name, open_board
     from orin.build import Desk
 
     talk = Talk(options.quiet)
     seconds = check_seconds(options.seconds)
+    orders(options.rounds)  # refused before engines are built
     plan = plan_from(options)
     board = open_board(board_name(options.board, talk.say), "speed")
     desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)
-    split = measure(plan, board, prepare(plan, desk, seconds))
+    split = measure(plan, board, prepare(plan, desk, seconds, options.rounds))
     if options.json:
         print_json(split.as_json())
     else:
@@ -58,13 +60,14 @@ def handle(options: argparse.Namespace) -> int:
 def print_split(split: Split) -> None:
     """Print what each accelerator adds, to the module and to each of its rails, and the rates of each window."""
     found = split.attribution
-    rails = next(iter(split.windows.values())).module_rails
+    rails = split.rounds[0].windows["idle"].module_rails
     simulated = "SIMULATED: " if split.provenance == "simulated" else ""
     rows = [
         (_LABELS[name], difference(draw.module_w), *(difference(draw.rails_w[rail]) for rail in rails))
         for name, draw in found.draws().items()
     ]
-    title = f"{simulated}{split.plan.network} on {split.board}: watts by difference, each with its 95 % interval"
+    of = f"{found.rounds} rounds" if found.rounds > 1 else "one round"
+    title = f"{simulated}{split.plan.network} on {split.board}: watts by difference, ± 95 %, {of}"
     print_table(title, rows, ("", "module", *rails))
     print(
         f"\nidle {_plain(found.idle_w)} W, all {_plain(found.all_w)} W; alone: over idle; beyond the sum: of each alone"

@@ -47,6 +47,7 @@ def handle(options: argparse.Namespace) -> int:
         "answered": answered,
         "skipped": skipped,
         "weights": built.weights,
+        "tail": plan.tail,
         "board": board.name,
         "provenance": board.provenance,
     }

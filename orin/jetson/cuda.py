@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+
 from orin.board import SharedTensor
 from orin.errors import OrinError
 from orin.jetson.detect import GPU_NODES_MEND, Machine
@@ -105,6 +107,11 @@ def _rights() -> Iterator[None]:
         if closed:
             raise OrinError(f"CUDA: {reason}; no right to open {closed[0]}: {GPU_NODES_MEND}") from None
         raise
+
+
+def _page_from(address: int) -> int:
+    """Return the first address from here on that starts a page."""
+    return address + -address % PAGE_BYTES
 
 
 def _facts(pycuda: Any, device: Any) -> DeviceFacts:
@@ -199,6 +206,18 @@ class CudaContext:
         with self.current(), self._errors(f"{nbytes / 2**20:.1f} MiB of {kind} memory: "):
             return self._one_memory(nbytes, kind) if one_memory else self._two_memories(nbytes, kind)
 
+    def private(self, nbytes: int) -> SharedTensor:
+        """Allocate zeroed memory on a 4096-byte address that accelerators alone use and the GPU caches; its array is
+        empty, and frees it as those of `allocate` do."""
+        array = np.empty(0, np.uint8)
+        with self.current(), self._errors(f"{nbytes / 2**20:.1f} MiB of device memory: "):
+            memory = self._pycuda.mem_alloc(nbytes + PAGE_BYTES)
+            self._free_with(array, memory)
+            address = _page_from(int(memory))
+            self._pycuda.memset_d8(address, 0, nbytes)
+            self.driver.call("cuStreamSynchronize", 0)  # other streams do not wait for the null stream's zeros
+        return SharedTensor(array, address)
+
     def _one_memory(self, nbytes: int, kind: str) -> SharedTensor:
         whole = self._host(nbytes + PAGE_BYTES) if kind == "mapped" else self._managed(nbytes + PAGE_BYTES)
         address = whole.base.get_device_pointer()
@@ -214,7 +233,7 @@ class CudaContext:
         size = nbytes + PAGE_BYTES
         memory = self._pycuda.mem_alloc(size) if kind == "device" else self._managed(size).base
         self._free_with(array, memory)
-        address = int(memory) + -int(memory) % PAGE_BYTES
+        address = _page_from(int(memory))
 
         def publish(begin: int, end: int) -> int:
             with self.current(), self._errors():
@@ -252,7 +271,10 @@ class CudaContext:
         if self._closed:
             return
         self._closed = True
-        self._context.push()
+        with self._errors(), ExitStack() as undo:
+            undo.callback(self._context.detach)
+            self._context.push()
+            undo.pop_all()
         with self._errors(), ExitStack() as steps:
             steps.callback(self._release)
             for freed in self._memory:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orin.errors import OrinError
 from orin.soc import AGX_ORIN_64GB_SOC, SOCS, Soc
+from power import commands
 
 JETPACK_BY_L4T = {
     "34.1.0": "5.0 DP",
@@ -45,6 +46,7 @@ JETPACK_BY_L4T = {
 }
 LAST_TRT_10_WITH_DLA = (10, 7)
 FIRST_TRT_11_WITH_DLA = (11, 4, 1)
+NVPMODEL_CONF = "etc/nvpmodel.conf"
 L4T_WITHOUT_DLA = ((38, 0, 0), (39, 2, 1))  # JetPack 7.0 to 7.2.1; 7.2.2 has it again, on AGX Orin
 FLASH = "flash JetPack 6.1 to 6.2.x (TensorRT 10.3), or JetPack 7.2.2 with TensorRT 11.4.1 (AGX Orin only)"
 PROGRAM_TIMEOUT_S = 60.0
@@ -58,7 +60,7 @@ GPU_NODES_MEND = 'sudo usermod -aG video,render "$USER", then log in again'
 
 @dataclass(frozen=True)
 class Module:
-    """One Jetson module: how many DLA cores it has, and the SoC whose facts the toolkit holds (None: none yet)."""
+    """One Jetson module: how many DLA cores it has, and what its facts are called where `orin.soc` has them."""
 
     title: str
     dla_cores: int
@@ -66,11 +68,11 @@ class Module:
 
 
 MODULES = {
-    "p3701-0000": Module("Jetson AGX Orin, developer kit", 2, AGX_ORIN_64GB_SOC.name),
-    "p3701-0004": Module("Jetson AGX Orin 32 GB", 2),
-    "p3701-0005": Module("Jetson AGX Orin 64 GB", 2, AGX_ORIN_64GB_SOC.name),
+    "p3701-0000": Module("Jetson AGX Orin, developer kit", 2, "agx-orin-64gb"),
+    "p3701-0004": Module("Jetson AGX Orin 32 GB", 2, "agx-orin-32gb"),
+    "p3701-0005": Module("Jetson AGX Orin 64 GB", 2, "agx-orin-64gb"),
     "p3701-0008": Module("Jetson AGX Orin Industrial", 2),
-    "p3767-0000": Module("Jetson Orin NX 16 GB", 2),
+    "p3767-0000": Module("Jetson Orin NX 16 GB", 2, "orin-nx-16gb"),
     "p3767-0001": Module("Jetson Orin NX 8 GB", 1),
     "p3767-0003": Module("Jetson Orin Nano 8 GB", 0),
     "p3767-0004": Module("Jetson Orin Nano 4 GB", 0),
@@ -96,10 +98,14 @@ def run_program(command: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where facts come from: files below `root`, and programs through `run` (their stdout, None where one fails)."""
+    """Where facts come from: files below `root`, and programs through `run` (their stdout, None where one fails).
+
+    `power` runs nvpmodel and jetson_clocks; without it, those below `root` are.
+    """
 
     root: Path = Path("/")
     run: Runner = run_program
+    power: commands.Runner | None = None
 
     @property
     def jetson(self) -> bool:
@@ -124,6 +130,18 @@ class Machine:
         """What is known about the module; None for a number that the table lacks."""
         number = self.number or ""
         return MODULES.get(number) or MODULES.get(number.partition("-")[0])
+
+    @property
+    def soc(self) -> Soc | None:
+        """The facts of the module's SoC, with the clocks of Super modes where it has them; None where none are known.
+
+        A module keeps its number when it is flashed for JetPack 6.2's Super modes: nvpmodel's file tells.
+        """
+        name = self.module.soc if self.module else None
+        if name is None:
+            return None
+        is_super = "_SUPER" in (self.text(NVPMODEL_CONF) or "")
+        return (SOCS.get(f"{name}-super") if is_super else None) or SOCS.get(name)
 
     @property
     def l4t(self) -> str | None:
@@ -181,14 +199,14 @@ def attached_soc(machine: Machine) -> Soc:
     virtual = f"use --board virtual:{AGX_ORIN_64GB_SOC.name}"
     if not machine.jetson:
         raise OrinError(f"--board jetson: this machine is no Jetson (no nvidia,tegra in /proc/device-tree); {virtual}")
-    module = machine.module
-    if module is None or module.soc is None:
-        known = ", ".join(number for number, entry in MODULES.items() if entry.soc)
+    module, soc = machine.module, machine.soc
+    if soc is None:
+        known = ", ".join(number for number, entry in MODULES.items() if entry.soc in SOCS)
         name = f"module {machine.number or 'unknown'}" + (f" ({module.title})" if module else "")
         raise OrinError(f"--board jetson: {name} is not driven by this version, which knows {known}; {virtual}")
     if closed := machine.closed_nodes:
         raise OrinError(f"--board jetson: no right to open {closed[0]}: {GPU_NODES_MEND}")
-    return SOCS[module.soc]
+    return soc
 
 
 def dla_trouble(machine: Machine) -> str | None:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.engine import Binding, Engine
-from engines.formats import unpack
+from engines.formats import unpack, view
 from orin.board import SharedTensor
 from orin.errors import OrinError
 from orin.jetson.cuda import CudaContext
@@ -25,38 +25,42 @@ from orin.jetson.streams import Event, Graph, Stream
 from orin.soc import GPU
 
 CLEARS_ADDRESSES_SINCE = 11  # TensorRT's major version
-FIXED_MEMORY = "device"
 GRAPH_BATCH = 1  # who asks for one sample at a time waits for the launch of every kernel
+Part = Literal["whole", "backbone", "tail"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where an engine is loaded: the accelerator, CUDA, TensorRT's major version and what it said last."""
+    """Where an engine is loaded: the accelerator, CUDA, TensorRT's major version and what it said last; and its part:
+    whether a tail alone reads its outputs, or it is such a tail."""
 
     accelerator: str
     cuda: CudaContext
     major: int
     last_error: Callable[[], str]
+    part: Part = "whole"
 
 
 class Output:
     """Memory for one output of a batch, and its real values; a view of it where the engine writes them as they are."""
 
-    def __init__(self, binding: Binding, tensor: SharedTensor, batch: int) -> None:
+    def __init__(self, binding: Binding, tensor: SharedTensor) -> None:
         self._binding, self._tensor = binding, tensor
         self.name, self.address = binding.name, tensor.address
-        self._rows = tensor.array[: batch * binding.sample_bytes].reshape(batch, binding.sample_bytes)
-        self._view: NDArray[Any] | None = None
-        if binding.format == "LINEAR" and binding.scale is None and binding.dtype != "float16":
-            self._view = self._rows.view(binding.dtype).reshape(batch, *binding.shape)
+        self._rows = tensor.array.reshape(-1, binding.sample_bytes)
+        self._view = view(self._rows, binding.format, binding.shape, binding.dtype)
 
     def values(self, samples: int) -> NDArray[Any]:
         """Return the values of the first samples, [samples, ...]."""
+        values, scale = self._stored(samples), self._binding.scale
+        if scale is not None:
+            values = values * np.float32(scale)
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+
+    def _stored(self, samples: int) -> NDArray[Any]:
         if self._view is not None:
             return self._view[:samples]
-        binding = self._binding
-        values = unpack(self._rows[:samples], binding.format, binding.shape, binding.dtype)
-        return values.astype(np.float32) if binding.scale is None else values * np.float32(binding.scale)
+        return unpack(self._rows[:samples], self._binding.format, self._binding.shape, self._binding.dtype)
 
 
 @dataclass
@@ -98,7 +102,8 @@ class Slot:
 class JetsonEngine:
     """An engine on an accelerator of the board; see `orin.board.LoadedEngine`.
 
-    A DLA's stream has high priority, so that its few GPU kernels do not queue behind the GPU's own engine.
+    A DLA's stream and a tail's have high priority, so that their few GPU kernels do not queue behind the GPU's own
+    engine. A tail has no graph: its inputs lie in place already. What it reads lies in memory that the GPU caches.
     """
 
     def __init__(self, engine: Engine, deserialized: Any, site: Site, depth: int) -> None:
@@ -109,10 +114,10 @@ class JetsonEngine:
         self._inputs, self._outputs = engine.manifest.inputs, engine.manifest.outputs
         self._batch = engine.manifest.spec.batch
         self._is_gpu = site.accelerator == GPU
-        self._captures = self._is_gpu and self._batch <= GRAPH_BATCH
+        self._captures = self._is_gpu and self._batch <= GRAPH_BATCH and site.part != "tail"
         self._slots: list[Slot] = []
         self._last_end_ns = 0
-        self._stream: Stream = self._cuda.stream(high_priority=not self._is_gpu)
+        self._stream: Stream = self._cuda.stream(high_priority=site.part == "tail" or not self._is_gpu)
         with ExitStack() as undo:
             undo.callback(self.close)
             self._check_tensors()
@@ -121,8 +126,18 @@ class JetsonEngine:
                 self._slots[-1].steps.append(self._step())
             undo.pop_all()
 
-    def enqueue(self, slot: int, addresses: Sequence[int], samples: int) -> None:
-        """Start one batch; see `orin.board.LoadedEngine`."""
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order of their addresses."""
+        return tuple(binding.name for binding in self._inputs)
+
+    def latest(self, slot: int) -> tuple[Event, dict[str, int]]:
+        """Return the event behind a slot's latest enqueue, and where that one writes its outputs."""
+        state = self._slots[slot]
+        return state.end, {output.name: output.address for output in state.steps[state.flying - 1].outputs}
+
+    def enqueue(self, slot: int, addresses: Sequence[int], samples: int, after: Event | None = None) -> None:
+        """Start one batch, `after` an event that may be another stream's; see `orin.board.LoadedEngine`."""
         if not 1 <= samples <= self._batch:
             raise OrinError(f"{self.accelerator} got a batch of {samples} samples, its engine takes 1 to {self._batch}")
         self._cuda.attach()
@@ -132,13 +147,15 @@ class JetsonEngine:
         step = state.steps[state.flying]
         if not state.flying:
             state.enqueued_ns = time.monotonic_ns()
+        if after is not None:
+            self._stream.wait(after)
         if step.graph is not None:
             self._launch(step.graph, step, addresses)
         else:
             self._execute(step, addresses, samples)
-        state.end.record(self._stream)
         step.samples = samples
-        state.flying += 1
+        state.flying += 1  # before what can still fail: `close` waits for what is under way
+        state.end.record(self._stream)
 
     def wait(self, slot: int) -> tuple[int, int]:
         """Block until a slot is done; it ends when the stream reaches its event, and begins when it is enqueued or the
@@ -182,10 +199,11 @@ class JetsonEngine:
         with self._cuda.current():
             context = self._deserialized.create_execution_context()
         self._said(context, f"make an execution context for {self.accelerator}")
-        outputs = [Output(b, self._cuda.allocate(b.sample_bytes * self._batch), self._batch) for b in self._outputs]
+        allocate = self._cuda.private if self._site.part == "backbone" else self._cuda.allocate
+        outputs = [Output(binding, allocate(binding.sample_bytes * self._batch)) for binding in self._outputs]
         step = Step(context, outputs)
         if self._captures:
-            step.fixed = [self._cuda.allocate(b.sample_bytes * self._batch, FIXED_MEMORY) for b in self._inputs]
+            step.fixed = [self._cuda.private(b.sample_bytes * self._batch) for b in self._inputs]
             step.graph = self._capture(step)
         return step
 

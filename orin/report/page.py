@@ -153,7 +153,7 @@ def _quality(power: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _settings(record: RunRecord) -> list[tuple[str, ...]]:
-    keys = ("scenario", "mode", "seconds", "settings", "clocks", "memory", "outputs")
+    keys = ("scenario", "mode", "seconds", "settings", "clocks", "memory", "outputs", "tail")
     return _flat({key: record.values[key] for key in keys if key in record.values} | {"network": record["network"]})
 
 

@@ -12,7 +12,7 @@ from orin.outcome import Outcome, best, front, versus
 from orin.record import write_atomically
 from orin.report import REPORT
 from orin.report.page import Table, Tile
-from orin.report.pictures import _STYLE, INK, Picture, _figure, _svg
+from orin.report.pictures import INK, STYLE, Picture, new_figure, svg_element
 from orin.report.text import DASH, number, quantity
 
 HEADER = ("run", "samples/s", "module W", "samples/J", "vs best", "remarks")
@@ -68,8 +68,8 @@ def pareto_picture(outcomes: Sequence[Outcome]) -> Picture | None:
     shown = [one for one in outcomes if one.samples_per_s is not None and one.module_w is not None]
     if not shown:
         return None
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(_HEIGHT_IN)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(_HEIGHT_IN)
         axes = figure.add_subplot()
         on_front = front(outcomes)
         for one in shown:
@@ -84,7 +84,7 @@ def pareto_picture(outcomes: Sequence[Outcome]) -> Picture | None:
             "Bars are 95 % intervals. Blue: on the Pareto front, no other run is as fast with less power. Orange: "
             "flagged, see the table. The number is the run's; efficiency is the slope of the line from the origin."
         )
-        return Picture(_svg(figure, "pareto"), caption)
+        return Picture(svg_element(figure, "pareto"), caption)
 
 
 def _point(axes: Any, one: Outcome, on_front: bool) -> None:

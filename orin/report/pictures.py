@@ -31,7 +31,7 @@ ITEMS_SHOWN = 6  # work items of the slowest accelerator in the timeline
 LABEL_ROOM = 0.05  # of the timeline: bars from here on hold their number
 BINS = 48
 
-_STYLE = {
+STYLE = {
     "font.family": "sans-serif",
     "font.size": 9.0,
     "axes.titlesize": 10.5,
@@ -60,18 +60,19 @@ def pictures(record: RunRecord) -> list[Picture]:
     """Draw what a run has data for."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         drawn = [draw(record) for draw in (_timeline, _power, _latency)]
     return [picture for picture in drawn if picture is not None]
 
 
-def _figure(height_in: float) -> Figure:
+def new_figure(height_in: float) -> Figure:
+    """Return an empty figure of a page's width; draw on it in the context of `STYLE`."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_element(figure: Figure, name: str) -> str:
     """Render as an element that scales with the page; `name` keeps its ids apart from other pictures'."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -112,7 +113,7 @@ def _timeline(record: RunRecord) -> Picture | None:
     names = Plan(**record["plan"]).accelerators
     spans = [_spans_ms(record, name) for name in names]
     low, high = timeline_window_ms(spans)
-    figure = _figure(0.9 + 0.42 * len(names))
+    figure = new_figure(0.9 + 0.42 * len(names))
     axes = figure.add_subplot()
     axes.set(xlim=(0, high - low), autoscalex_on=False)
     for row, (name, part) in enumerate(zip(names, spans)):
@@ -123,7 +124,7 @@ def _timeline(record: RunRecord) -> Picture | None:
     axes.set_xlabel(f"ms, from {number(low / 1000)} s after the first work item")
     axes.set_title(title(record, "accelerators at work"))
     caption = "Each bar is one work item, in the middle of the run; a number in it is how many samples it answers."
-    return Picture(_svg(figure, "timeline"), caption)
+    return Picture(svg_element(figure, "timeline"), caption)
 
 
 def _bars(axes: Any, row: int, name: str, items: NDArray[Any]) -> None:
@@ -143,7 +144,7 @@ def _power(record: RunRecord) -> Picture | None:
     window_ns = record.values.get("window_ns")
     zero_ns = window_ns[0] if window_ns else int(trace.at_ns[0])
     at_s = decimate((trace.at_ns - zero_ns) / 1e9)
-    figure = _figure(3.0)
+    figure = new_figure(3.0)
     axes = figure.add_subplot()
     if window_ns:
         axes.axvspan(0, (window_ns[1] - zero_ns) / 1e9, color="#eef3f8", lw=0)
@@ -159,7 +160,9 @@ def _power(record: RunRecord) -> Picture | None:
     axes.set_ylabel("W")
     axes.set_title(title(record, "power"))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
-    return Picture(_svg(figure, "power"), _power_caption(window_ns is not None, bool(parts & trace.rails_w.keys())))
+    return Picture(
+        svg_element(figure, "power"), _power_caption(window_ns is not None, bool(parts & trace.rails_w.keys()))
+    )
 
 
 def _power_caption(windowed: bool, parts: bool) -> str:
@@ -175,7 +178,7 @@ def _latency(record: RunRecord) -> Picture | None:
     latencies = {name: values for name, values in latencies.items() if len(values)}
     if not latencies:
         return None
-    figure = _figure(2.5)
+    figure = new_figure(2.5)
     cells = figure.subplots(1, len(latencies), squeeze=False)[0]
     for axes, (name, values) in zip(cells, latencies.items()):
         _histogram(axes, name, values)
@@ -184,7 +187,7 @@ def _latency(record: RunRecord) -> Picture | None:
     what = "latency of a query" if streams else "duration of a work item"
     figure.suptitle(title(record, what), x=0.012, ha="left", fontsize=10.5, fontweight="bold")
     caption = "Lines mark median and 99th percentile; what lies beyond the 99.8th is counted in the last column."
-    return Picture(_svg(figure, "latency"), caption)
+    return Picture(svg_element(figure, "latency"), caption)
 
 
 def _histogram(axes: Any, name: str, values_ms: NDArray[Any]) -> None:

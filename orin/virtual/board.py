@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.engine import Engine
-from orin.board import LoadedEngine, Provenance, SharedTensor
+from orin.board import LoadedEngine, Provenance, SharedTensor, check_tail
 from orin.errors import OrinError
 from orin.plan import DEFAULT_STACK, Plan
 from orin.soc import GPU, Clocks, Soc
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from engines.numerics import OrtRunner
 
 Pacing = Literal["paced", "numerics"]
+Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
 PAGE_BYTES = 4096
 PUBLISH_S = 0.02
 INTERVAL_MS = 100  # of tegrastats; the sensor's filter is slower
@@ -74,15 +76,15 @@ class PacedEngine:
 
 
 class NumericEngine:
-    """An engine that computes its outputs through ONNX Runtime, at whatever speed this machine has."""
+    """An engine, and its tail, that computes its outputs through ONNX Runtime, at whatever speed this machine has."""
 
     copied_bytes = 0
 
-    def __init__(self, accelerator: str, engine: Engine, depth: int, runner: OrtRunner) -> None:
+    def __init__(self, accelerator: str, engine: Engine, depth: int, run: Run) -> None:
         self.accelerator = accelerator
         self._engine = engine
         self._shape = EngineShape.of(engine.manifest)
-        self._runner = runner
+        self._run = run
         self._pending: list[list[tuple[tuple[int, ...], int]]] = [[] for _ in range(depth)]
         self._outputs: list[list[NDArray[Any]] | None] = [None] * depth
 
@@ -97,7 +99,7 @@ class NumericEngine:
         pending, self._pending[slot] = self._pending[slot], []
         if not pending:
             raise OrinError(f"{self.accelerator} slot {slot} holds no batch: enqueue comes before wait")
-        batches = [self._runner.run(self._inputs(addresses, samples)) for addresses, samples in pending]
+        batches = [self._run(self._inputs(addresses, samples)) for addresses, samples in pending]
         self._outputs[slot] = [np.concatenate(column) for column in zip(*batches)]
         return begin_ns, time.monotonic_ns()
 
@@ -128,15 +130,22 @@ class VirtualBoard:
         self._machine = PacedMachine(CostModel(soc, soc.clocks(RESTING_MODE), DEFAULT_STACK), seed, clock)
         self._runners: dict[Path, OrtRunner] = {}
 
-    def load(self, engine: Engine, accelerator: str, depth: int) -> LoadedEngine:
-        """Load an engine onto an accelerator; OrinError where it cannot run there."""
+    def load(self, engine: Engine, accelerator: str, depth: int, tail: Engine | None = None) -> LoadedEngine:
+        """Load an engine onto an accelerator; OrinError where it cannot run there.
+
+        Paced, a tail on the GPU lengthens each job of its engine, by what the cost model expects of the bytes that it
+        moves: suppression itself, which depends on what is found, is not modelled.
+        """
         shape = EngineShape.of(engine.manifest)
         if accelerator not in self.soc.accelerators:
             raise OrinError(f"{self.name} has no {accelerator!r}: it has {', '.join(self.soc.accelerators)}")
         if (accelerator == GPU) != (shape.device == GPU):
             raise OrinError(f"engine {engine.path.name} was built for {shape.device}, it cannot run on {accelerator}")
+        if tail is not None:
+            check_tail(engine, tail)
         if self.computes_outputs:
-            return NumericEngine(accelerator, engine, depth, self._runner(engine))
+            return NumericEngine(accelerator, engine, depth, self._chained(engine, tail))
+        shape = replace(shape, tail=tail.manifest.workload if tail is not None else None)
         self._machine.model.cost(shape, shape.batch)  # what no DLA can run is said now, not in the middle of a run
         return PacedEngine(accelerator, shape, depth, self._machine)
 
@@ -172,6 +181,20 @@ class VirtualBoard:
     def keeps_pace(self) -> str | None:
         """Say in one line that this host is too slow for wall time; None where it keeps pace or none is asked for."""
         return None if self.computes_outputs else self._machine.keeps_pace()
+
+    def _chained(self, engine: Engine, tail: Engine | None) -> Run:
+        """Return what computes an engine, and its tail from its outputs."""
+        if tail is None:
+            return self._runner(engine).run
+        names = [binding.name for binding in engine.manifest.outputs]
+        order = [names.index(binding.name) for binding in tail.manifest.inputs]
+        first, second = self._runner(engine), self._runner(tail)
+
+        def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+            made = first.run(inputs)
+            return second.run([made[k].reshape(len(made[k]), -1).view(np.uint8) for k in order])
+
+        return run
 
     def _runner(self, engine: Engine) -> OrtRunner:
         from engines.numerics import OrtRunner

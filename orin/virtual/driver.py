@@ -38,7 +38,8 @@ class Crew:
         self.samples_in_flight = dict.fromkeys(self.names, 0)
         self.model = model
         self.shapes = shapes
-        self._tail = plan.tail == "gpu" and "cut-tail" in plan.rewrites
+        ends_in_topk = plan.tail == "gpu" and "cut-tail" in plan.rewrites  # unless the shapes say what follows
+        self._topk = {name for name in self.names if ends_in_topk and name != GPU and shapes[name].tail is None}
         self._with_tail = lru_cache(maxsize=None)(self._add_tail)
 
     def size(self, accelerator: str) -> int:
@@ -65,7 +66,7 @@ class Crew:
         item = Item(accelerator, samples, enqueues, query_ns)
         for k in range(enqueues):
             cost = self.model.cost(self.shapes[accelerator], min(batch, samples - k * batch))
-            if self._tail and accelerator != GPU and k == enqueues - 1:
+            if accelerator in self._topk and k == enqueues - 1:
                 cost = self._with_tail(cost)
             self.machine.submit(accelerator, cost, item)
         self.in_flight[accelerator] += 1

@@ -1,9 +1,10 @@
 """The machine: a fluid discrete-event model of GPU, DLA0, DLA1 and the DRAM that they share.
 
-Each accelerator serves its queue in order. A job is a chain of segments; between two events every running segment
-advances at a constant rate, which three mechanisms set:
+Each accelerator serves its queue in order. A job is a chain of segments; its tail, if it has one, runs in a queue of
+its own, while the accelerator goes on. Between two events every running segment advances at a constant rate, which
+three mechanisms set:
 1. DRAM: the memory part stretches by soft weighted max-min sharing, relative to the same segment alone.
-2. GPU work inside DLA jobs (fallback layers, tails) shares the GPU equally with what runs there.
+2. GPU work inside DLA jobs (fallback layers), and tails, share the GPU equally with what runs there.
 3. Separate processes: a GPU segment of a DLA job first waits for its time slice, and costs the GPU's own job a switch.
 Rates depend only on which segments run, so every such state is solved once; energy, traffic and busy time are the
 states' elapsed times, summed when read.
@@ -43,7 +44,8 @@ class Job:
 
 
 class Lane:
-    """One accelerator: its queue and where its first job stands. A job that waits has no `segment` but time left."""
+    """One accelerator, or the tails of its jobs: a queue and where its first job stands. A job that waits has no
+    `segment` but time left."""
 
     __slots__ = ("name", "queue", "segment", "left_ns", "rate", "waited")
 
@@ -106,6 +108,7 @@ class Machine:
         self.events = 0
         self._lanes = tuple(Lane(name) for name in model.soc.accelerators)
         self._by_name = {lane.name: lane for lane in self._lanes}
+        self._tails: dict[str, Lane] = {}  # by accelerator; each is one of the lanes from its first job on
         self._separate = processes == "separate"
         self._noise = noise
         self._shared = model.parameters.shared
@@ -125,6 +128,8 @@ class Machine:
         lane = self._by_name[accelerator]
         ready_ns = self.now_ns + max(0.0, cost.submit_ns - spent_ns)
         job = Job(cost, ready_ns, self._noise() if self._noise else 1.0, tag)
+        if cost.tail is not None and accelerator not in self._tails:
+            self._add_tails(accelerator)
         lane.queue.append(job)
         if len(lane.queue) == 1:
             self._start(lane)
@@ -165,17 +170,17 @@ class Machine:
 
     def left_ns(self, accelerator: str, job: Job) -> float:
         """Return a lower bound of the time until a queued job is done: nothing runs faster than alone."""
+        follows = job.index == len(job.cost.segments)
+        lane = self._tails[accelerator] if follows else self._by_name[accelerator]
         total = 0.0
-        for queued in self._by_name[accelerator].queue:
-            done = sum(s.solo_ns for s in queued.cost.segments[: queued.index])
-            total += (queued.cost.solo_ns - done) * queued.scale
+        for queued in lane.queue:
+            own = queued.cost.chain if follows or queued is job else queued.cost.segments
+            total += sum(segment.solo_ns for segment in own[queued.index :]) * queued.scale
             if queued is job:
                 break
-        lane = self._by_name[accelerator]
         if lane.segment is None:
             return total + lane.left_ns  # waits pass at rate 1
-        head = lane.queue[0]
-        total -= head.cost.segments[head.index].solo_ns * head.scale - lane.left_ns
+        total -= lane.segment.solo_ns * lane.queue[0].scale - lane.left_ns
         return max(0.0, total)
 
     def queued(self, accelerator: str) -> int:
@@ -185,6 +190,8 @@ class Machine:
     def is_last(self, accelerator: str, job: Job) -> bool:
         """Say whether nothing is queued behind a job."""
         queue = self._by_name[accelerator].queue
+        if not queue and accelerator in self._tails:
+            queue = self._tails[accelerator].queue
         return bool(queue) and queue[-1] is job
 
     # -- what it has cost ---------------------------------------------------------------------------------------------
@@ -197,7 +204,7 @@ class Machine:
         lanes = len(self._lanes)
         return Totals(
             elapsed_ns=sums[0],
-            busy_ns={lane.name: sums[2 + i] for i, lane in enumerate(self._lanes)},
+            busy_ns={name: sums[2 + i] for i, name in enumerate(self._by_name)},
             dram_bytes=sums[1],
             rail_j=self._rails.with_host(sums[2 + lanes :], self._host_mj),
         )
@@ -233,9 +240,18 @@ class Machine:
             lane.segment, lane.left_ns, lane.rate = None, job.ready_ns - self.now_ns, 1.0
             self._state = self._enter_state()
             return
-        job.begin_ns = self.now_ns
-        self._host_mj += job.cost.host_mj
+        if job.begin_ns is None:
+            job.begin_ns = self.now_ns
+            self._host_mj += job.cost.host_mj
         self._run(lane, job)
+
+    def _add_tails(self, accelerator: str) -> None:
+        """Make the lane for the tails of an accelerator's jobs; what was summed without it keeps its place."""
+        self._fold()
+        self._folded.insert(2 + len(self._lanes), 0.0)
+        self._tails[accelerator] = Lane(accelerator)
+        self._lanes += (self._tails[accelerator],)
+        self._state = self._enter_state()
 
     def _next(self, lane: Lane, finished: list[Job]) -> None:
         """Move a lane on: its wait or its segment is over."""
@@ -251,12 +267,22 @@ class Machine:
         if job.index < len(job.cost.segments):
             self._run(lane, job)
             return
-        job.end_ns = self.now_ns
-        finished.append(lane.queue.popleft())
+        lane.queue.popleft()
+        if job.index == len(job.cost.segments) and job.cost.tail is not None:
+            self._follow(self._tails[lane.name], job)
+        else:
+            job.end_ns = self.now_ns
+            finished.append(job)
         self._start(lane)
 
+    def _follow(self, tails: Lane, job: Job) -> None:
+        """Hand a job over to the lane of its tail."""
+        tails.queue.append(job)
+        if len(tails.queue) == 1:
+            self._run(tails, job)
+
     def _run(self, lane: Lane, job: Job) -> None:
-        segment = job.cost.segments[job.index]
+        segment = job.cost.chain[job.index]
         if self._separate and segment.resource == GPU_SEGMENT and lane.name != GPU and not lane.waited:
             lane.waited = True
             lane.segment, lane.left_ns, lane.rate = None, self._slice_wait_ns(lane), 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engines.engine import Manifest, Workload
 from orin.errors import OrinError
@@ -21,11 +21,14 @@ REFERENCE = AGX_ORIN_64GB_SOC  # the module whose measured times the parameters 
 ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
 GPU_SEGMENT = "gpu"
 DLA_SEGMENT = "dla"
+TAIL_PRECISION = "fp32"
+UNMEASURED = "tail"  # the name of no network: its time is a prior from its work
 
 
 @dataclass(frozen=True)
 class EngineShape:
-    """What the model has to know of an engine, built or not: `device` is "gpu" or "dla"."""
+    """What the model has to know of an engine, built or not: `device` is "gpu" or "dla", `tail` the work of what
+    follows it on the GPU."""
 
     network: str
     device: str
@@ -33,6 +36,7 @@ class EngineShape:
     precision: str
     workload: Workload
     gpu_layers: tuple[str, ...] = ()
+    tail: Workload | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> EngineShape:
@@ -59,21 +63,28 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class EngineCost:
-    """One enqueue: submission (hidden behind a running job), its segments, what the host spends on it."""
+    """One enqueue: submission (hidden behind a running job), its segments, what the host spends on it; and a tail, for
+    which its accelerator does not wait."""
 
     submit_ns: float
     segments: tuple[Segment, ...]
     host_mj: float
+    tail: Segment | None = None
+
+    @property
+    def chain(self) -> tuple[Segment, ...]:
+        """The segments and the tail."""
+        return self.segments if self.tail is None else (*self.segments, self.tail)
 
     @property
     def solo_ns(self) -> float:
         """Duration alone on the SoC, submission hidden."""
-        return sum(segment.solo_ns for segment in self.segments)
+        return sum(segment.solo_ns for segment in self.chain)
 
     @property
     def dram_bytes(self) -> float:
         """Bytes moved to and from DRAM."""
-        return sum(segment.dram_bytes for segment in self.segments)
+        return sum(segment.dram_bytes for segment in self.chain)
 
 
 RESTING_MODE = "MAXN"  # of the virtual board, where nobody asks for a mode
@@ -83,15 +94,7 @@ def clocks_of(plan: Plan, soc: Soc) -> Clocks:
     """Return the clocks that a plan asks for: its mode, its locked clocks, or else what the virtual board rests in."""
     if plan.clocks_mhz is None:
         return soc.clocks(plan.mode or RESTING_MODE)
-    top = soc.max_clocks
-    known = {"gpu": top.gpu_mhz, "dla": top.dla_mhz, "emc": top.emc_mhz, "cpu": top.cpu_mhz}
-    for name, mhz in plan.clocks_mhz.items():
-        if name not in known:
-            raise OrinError(f"plan field clocks_mhz has {name!r}; clocks are {', '.join(known)}")
-        if isinstance(mhz, bool) or not isinstance(mhz, (int, float)) or not 0 < mhz <= known[name] * 1.005:
-            raise OrinError(f"plan field clocks_mhz has {name}: {mhz!r}, expected MHz up to {known[name]}")
-    chosen = {**known, **plan.clocks_mhz}
-    return Clocks(chosen["gpu"], chosen["dla"], chosen["emc"], chosen["cpu"], top.sms, top.cpus)
+    return soc.free_clocks(plan.clocks_mhz)
 
 
 class CostModel:
@@ -110,7 +113,8 @@ class CostModel:
         count = samples if shape.device == GPU else shape.batch
         key = (shape, count)
         if key not in self._costs:
-            self._costs[key] = self._gpu(shape, count) if shape.device == GPU else self._dla(shape)
+            cost = self._gpu(shape, count) if shape.device == GPU else self._dla(shape)
+            self._costs[key] = cost if shape.tail is None else self._followed(cost, shape.tail, count)
         return self._costs[key]
 
     def tail(self) -> Segment:
@@ -148,6 +152,15 @@ class CostModel:
         return reference / self.soc.dram_peak_bytes_per_s(self.clocks)
 
     # -- GPU ----------------------------------------------------------------------------------------------------------
+
+    def _followed(self, cost: EngineCost, tail: Workload, samples: int) -> EngineCost:
+        """Add a tail's work on the GPU; its kernels are launched while the engine before it runs."""
+        compute_ms, memory_ms = self._gpu_image_ms(EngineShape(UNMEASURED, GPU, samples, TAIL_PRECISION, tail))
+        drawn = ELEMENT_BYTES[TAIL_PRECISION] * self._shared["gpu_activation_share"] * tail.activation_bytes
+        compute_ns = self.tail().compute_ns + samples * compute_ms * 1e6
+        activity = self._activity(TAIL_PRECISION)
+        behind = Segment(GPU_SEGMENT, compute_ns, samples * memory_ms * 1e6, samples * drawn, activity)
+        return replace(cost, tail=behind)
 
     def _gpu(self, shape: EngineShape, samples: int) -> EngineCost:
         shared, workload = self._shared, shape.workload

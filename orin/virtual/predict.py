@@ -30,11 +30,14 @@ STREAM_QUERIES = 256  # all alike, unless noise is on
 
 @dataclass(frozen=True)
 class Workloads:
-    """What the engines of a plan hold: the network on the GPU, the (rewritten) one on a DLA and its GPU layers."""
+    """What the engines of a plan hold: the network on the GPU, the (rewritten) one on a DLA and its GPU layers, and the
+    tail engine behind each where there is one."""
 
     gpu: Workload
     dla: Workload
     dla_gpu_layers: tuple[str, ...] = ()
+    gpu_tail: Workload | None = None
+    dla_tail: Workload | None = None
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,9 @@ def plan_shapes(plan: Plan, soc: Soc, workloads: Workloads) -> dict[str, EngineS
     absent = [name for name in plan.accelerators if name not in soc.accelerators]
     if absent:
         raise OrinError(f"plan uses {absent[0]}, {soc.name} has {', '.join(soc.accelerators)}: lower dla_cores")
-    gpu = EngineShape(plan.network, "gpu", plan.gpu_batch, plan.precision, workloads.gpu)
-    layers = workloads.dla_gpu_layers
-    dla = EngineShape(plan.network, "dla", plan.dla_batch, plan.precision, workloads.dla, layers)
+    gpu = EngineShape(plan.network, "gpu", plan.gpu_batch, plan.precision, workloads.gpu, tail=workloads.gpu_tail)
+    layers, tail = workloads.dla_gpu_layers, workloads.dla_tail
+    dla = EngineShape(plan.network, "dla", plan.dla_batch, plan.precision, workloads.dla, layers, tail)
     return {name: gpu if name == GPU else dla for name in plan.accelerators}
 
 

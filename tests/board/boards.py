@@ -1,4 +1,4 @@
-"""A Jetson board for tests: recorded files below a root, an nvpmodel that answers, a tegrastats that prints."""
+"""A Jetson board for tests: recorded files below a root, programs that hold power modes, a tegrastats that prints."""
 
 import gc
 import sys
@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from orin.jetson.board import JetsonBoard
 from orin.jetson.detect import Machine
 from orin.soc import AGX_ORIN_64GB_SOC
+from power.boards import AGX_ORIN_64GB
+from power.hold import HoldRules
+from power.modes import board_modes
 from tests.orin.machines import machine
-from tests.orin.nvpmodel import CONF, Nvpmodel
+from tests.power.fakes import Fakes
 from tests.standins import libcuda
 from tests.standins.nvinfer import control
 
@@ -22,14 +25,18 @@ while True:
 
 
 @contextmanager
-def attached(root):
-    """An AGX Orin 64 GB in 30W; closed in the end, and then nothing of it is left on the native side."""
+def attached(root, **options):
+    """An AGX Orin 64 GB in 30W; closed in the end, and then nothing of it is left on the native side.
+
+    `options` are more of `HoldRules`.
+    """
     gc.collect()
     libcuda.reset()
     before = (libcuda.live(), control.live())
-    machine(root, "agx-orin-64gb")
-    (root / "etc/nvpmodel.conf").write_text(CONF)
-    board = JetsonBoard(AGX_ORIN_64GB_SOC, Machine(root, Nvpmodel()), (sys.executable, "-c", TEGRASTATS))
+    programs = Fakes(machine(root, "agx-orin-64gb"), board_modes(AGX_ORIN_64GB).dumps())
+    rules = HoldRules(state=programs.state, reboot_ok=True, sleep=lambda _: None, **options)
+    tegrastats = (sys.executable, "-c", TEGRASTATS)
+    board = JetsonBoard(AGX_ORIN_64GB_SOC, Machine(root, lambda command: None, programs), tegrastats, rules)
     yield board
     board.close()
     del board

@@ -383,6 +383,26 @@ def test_a_batch_that_the_network_or_the_dla_cannot_have_is_refused(cache):
         build(convolutions(), dla_spec(batch=8192), cache, "seeded", builder())
 
 
+def test_a_strongly_typed_dla_engine_computes_what_onnx_runtime_does(cache):
+    control.release("11.4")
+    engine = build(convolutions(), dla_spec(), cache, "seeded", explicit())
+    (x,), (y,) = engine.manifest.inputs, engine.manifest.outputs
+    assert (x.dtype, x.format, y.dtype, y.format) == ("int8", "DLA_HWC4", "int8", "DLA_LINEAR")
+    assert "explicit" in engine.manifest.builder and engine.manifest.gpu_layers == ()
+    (quality_db,) = sqnr_db(engine, convolutions(), cache)
+    assert quality_db > 30
+
+
+def test_a_strongly_typed_network_is_not_for_the_dla_of_an_older_tensorrt(cache):
+    with pytest.raises(EngineError, match="only supports FP16 and Int8 precision type"):
+        build(convolutions(), dla_spec(), cache, "seeded", explicit())
+
+
+def test_the_dlas_largest_batch_is_built(cache):
+    control.fail("Builder.getMaxDLABatchSize", answer=2)
+    assert build(convolutions(), dla_spec(batch=2), cache, "seeded", builder()).manifest.spec.batch == 2
+
+
 def test_fp16_on_the_dla_does_not_take_int8_samples(cache):
     with pytest.raises(EngineError, match="computes in fp16 and its input 'x' is int8"):
         build(convolutions(), dla_spec(precision="fp16", amax_by_tensor={"x": 3.0}), cache, "seeded", builder())
@@ -458,7 +478,7 @@ def test_a_dla_engine_is_built_for_the_dla_its_pools_and_the_first_core(cache, a
 
 
 def test_tensors_that_the_parser_puts_in_get_ranges_too(cache, asked):
-    weights = {"w": np.ones((4, 3, 1, 1), np.float32), "shift": np.array([[[-2.5]]], np.float32)}
+    weights = {"w": np.ones((4, 3, 1, 1), np.float32), "shift": np.array([[[-0.5]]], np.float32)}
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
         helper.make_node("Add", ["a", "shift"], ["b"], name="shifted"),
@@ -470,7 +490,7 @@ def test_tensors_that_the_parser_puts_in_get_ranges_too(cache, asked):
     ranges = {"x": 1.0, "a": 3.0, "b": 5.0, "y": 4.0, "unused": 9.0, "empty": 0.0}
     build(model, gpu_spec(amax_by_tensor=ranges), cache, "seeded", builder())
     found = {name: high for name, (low, high) in asked.ranges.items() if low == -high}
-    assert found == {"x": 1.0, "a": 3.0, "shift": 2.5, "b": 5.0, "c": 5.0, "d": 4.0, "y": 4.0}
+    assert found == {"x": 1.0, "a": 3.0, "shift": 0.5, "b": 5.0, "c": 5.0, "d": 4.0, "y": 4.0}
 
 
 def test_other_precisions_set_the_range_of_the_input_alone(cache, asked):

@@ -56,12 +56,15 @@ def test_holding_a_mode_gives_its_clocks_and_restores(board):
         raise RuntimeError("inside")
 
 
-def test_locked_clocks_are_held_or_refused_in_one_line(board):
-    try:
-        with board.hold(Plan(clocks_mhz={"gpu": 408.0})) as clocks:
-            assert clocks.gpu_mhz == 408.0
-    except OrinError as refusal:
-        assert "clocks_mhz" in str(refusal) and "\n" not in str(refusal)
+def test_locked_clocks_are_held_and_others_refused(board):
+    with board.hold(Plan(clocks_mhz={"gpu": 408.0})) as clocks:
+        assert clocks == replace(AGX_ORIN_64GB_SOC.max_clocks, gpu_mhz=408.0)
+    for clocks_mhz, said in (
+        ({"pva": 700}, "clocks_mhz has 'pva'; clocks are gpu, dla, emc, cpu"),
+        ({"dla": 1700.0}, "clocks_mhz has dla: 1700.0, expected MHz up to 1600"),
+    ):
+        with pytest.raises(OrinError, match=said), board.hold(Plan(clocks_mhz=clocks_mhz)):
+            pass
 
 
 def test_engines_answer_in_order_on_their_slots(board, engines):

@@ -1,6 +1,7 @@
-"""What no stand-in builds: quantisation as layers on a DLA, models beyond 2 GiB."""
+"""Which layers TensorRT is asked about before a DLA engine is built, and models beyond 2 GiB."""
 
 import types
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from engines.graph import read_graph
 from engines.spec import EngineSpec
 from engines.tensorrt.device import Placing
 from engines.tensorrt.job import Job
+from engines.tensorrt.log import BuildLog
 from engines.tensorrt.parse import parse
 
 from .models import small
@@ -18,6 +20,8 @@ TRT = types.SimpleNamespace(
     DeviceType=types.SimpleNamespace(GPU="gpu"),
     BuilderFlag=types.SimpleNamespace(GPU_FALLBACK="fallback"),
 )
+
+KINDS = {"x_Quantize": "Q", "x_Dequantize": "DQ", "conv1": "CONV", "conv1_7": "CONV", "inserted": "S"}
 
 
 class Config:
@@ -36,17 +40,14 @@ class Config:
 
 
 def test_quantisation_layers_are_scales_and_not_asked_about():
-    layers = [
-        types.SimpleNamespace(name=name, type=kind)
-        for name, kind in (("x_Quantize", "Q"), ("x_Dequantize", "DQ"), ("conv1", "CONV"), ("inserted", "S"))
-    ]
+    layers = [types.SimpleNamespace(name=name, type=kind) for name, kind in KINDS.items()]
     network = types.SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
     log = types.SimpleNamespace(warnings=["older"])
     config = Config(log)
     job = Job(small(), EngineSpec("net", "dla", 1), read_graph(small()), (), ())
     refused = Placing(TRT, network, config, job).refused(log)
-    assert config.asked == ["conv1", "inserted"]
-    assert refused == {"conv1": "conv1 is refused"}
+    assert config.asked == ["conv1", "conv1_7", "inserted"]
+    assert refused == {"conv1": "conv1 is refused", "conv1_7": "conv1_7 is refused"}  # a second layer of that node
     assert config.flags == ["fallback"]  # what the parser inserts and folds needs the permission
 
 
@@ -55,4 +56,4 @@ def test_a_model_beyond_what_a_message_holds_is_refused():
     with pytest.raises(
         EngineError, match="net has 2147483648 bytes, a model goes to TensorRT's parser in 2 GiB at most"
     ):
-        parse(None, large, "net")
+        parse(None, large, "net", BuildLog(Path("log")))

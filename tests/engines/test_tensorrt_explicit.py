@@ -108,6 +108,16 @@ def test_a_weight_too_small_for_an_fp16_scale_keeps_its_value():
     assert y == pytest.approx(0.9, rel=0.02)  # 3 x 100 x 0.003, the weight 49 steps of 2^-14
 
 
+def test_constants_beyond_fp16_are_its_largest_numbers():
+    weights = {"far": np.array([[[[-1e6]], [[1e6]], [[2.0]]]], np.float32)}
+    model = make(
+        [helper.make_node("Mul", ["x", "far"], ["y"])], [value("x", 1, 3, 1, 1)], [value("y", 1, 3, 1, 1)], weights
+    )
+    made = typed(job(model, precision="fp16", amax_by_tensor={}, io_formats={}, batch=1))
+    y = run(made, np.ones((1, 3, 1, 1), np.float32))
+    assert y.ravel().tolist() == [-65504.0, 65504.0, 2.0]
+
+
 def test_operands_that_onnx_wants_in_float32_stay_so():
     weights = {"s": np.array([1, 1, 2, 2], np.float32), "roi": np.zeros(0, np.float32)}
     nodes = [

@@ -12,7 +12,7 @@ from engines.engine import Binding, Engine, Manifest, Workload
 from engines.errors import EngineError
 from engines.formats import unpack
 from engines.spec import EngineSpec
-from engines.tensorrt.check import SAMPLES, check_numbers, sqnr_db
+from engines.tensorrt.check import SAMPLES, check_numbers, noise, sqnr_db
 from engines.tensorrt.device import listed
 from engines.tensorrt.inspect import PlanLayer, check_ends, gpu_layers, layers_of, parse_layers
 
@@ -38,6 +38,11 @@ def test_layers_and_reformats_on_the_gpu_are_named():
         "Reformatting CopyNode for Output Tensor 0 to fc",
     )
     assert [layer.reformats for layer in layers] == [True, False, True, False, False, True, False, False]
+
+
+def test_loadables_of_either_kind_are_the_dlas():
+    named = PlanLayer("{ForeignNode[a...b]}", "ForeignNode"), PlanLayer("conv1", "ForeignNode")
+    assert [layer.runs_on_dla for layer in named] == [True, False]
 
 
 def test_names_alone_are_read_too():
@@ -120,6 +125,13 @@ def test_both_sides_get_the_same_samples_and_their_difference_is_measured():
     assert np.array_equal(seen[0], seen[1])
     power = np.mean(unpack(seen[0], "CHW4", (3, 2, 2)).reshape(SAMPLES, -1)[:, :2].astype(np.float64) ** 2)
     assert found == [pytest.approx(10 * np.log10(power / 0.25)), math.inf]
+
+
+def test_samples_for_int8_are_symmetric_and_use_its_range():
+    wide = Binding("x", (3, 64, 64), "int8", "LINEAR", 0.5, 3 * 64 * 64)
+    (values,) = noise([wide])
+    assert values.shape == (SAMPLES, 3, 64, 64) and (values.min(), values.max()) == (-127, 127)
+    assert np.array_equal(values, noise([wide])[0])
 
 
 def test_given_samples_are_used_and_floats_stay_floats():

@@ -1,5 +1,7 @@
 """Which machine this is, on recorded device trees; and why a board is not there."""
 
+from dataclasses import replace
+
 import pytest
 
 from orin.boards import board_name, open_board
@@ -14,6 +16,8 @@ from orin.jetson.detect import (
     jetpack,
     release_has_dla,
 )
+from orin.soc import AGX_ORIN_64GB_SOC
+from power.boards import AGX_ORIN_64GB
 from tests.orin.machines import jetson, machine
 
 
@@ -32,11 +36,33 @@ def test_an_agx_orin_is_driven(tmp_path):
     assert dla_trouble(here) is None
 
 
+def known(name):
+    return replace(AGX_ORIN_64GB_SOC, board=replace(AGX_ORIN_64GB, name=name))
+
+
+@pytest.mark.parametrize(
+    "recorded_as,conf,name",
+    [
+        ("agx-orin-32gb", "", "agx-orin-32gb"),
+        ("orin-nx-jetpack-7.2", "", "orin-nx-16gb"),
+        ("orin-nx-jetpack-7.2", "< POWER_MODEL ID=0 NAME=MAXN_SUPER >", "orin-nx-16gb-super"),
+        ("agx-orin-32gb", "< POWER_MODEL ID=0 NAME=MAXN_SUPER >", "agx-orin-32gb"),
+    ],
+)
+def test_a_module_is_driven_where_its_facts_are_known(tmp_path, monkeypatch, recorded_as, conf, name):
+    names = ("agx-orin-32gb", "orin-nx-16gb", "orin-nx-16gb-super")
+    monkeypatch.setattr("orin.jetson.detect.SOCS", {name: known(name) for name in names})
+    here = recorded(tmp_path, recorded_as)
+    (tmp_path / "etc/nvpmodel.conf").write_text(conf)
+    assert attached_soc(here).name == name
+    monkeypatch.setattr("orin.jetson.detect.SOCS", {})
+    with pytest.raises(OrinError, match="is not driven by this version"):
+        attached_soc(here)
+
+
 @pytest.mark.parametrize(
     "name,said",
     [
-        ("agx-orin-32gb", "module p3701-0004 (Jetson AGX Orin 32 GB) is not driven by this version"),
-        ("orin-nx-jetpack-7.2", "module p3767-0000 (Jetson Orin NX 16 GB) is not driven"),
         ("agx-xavier", "module p2888-0004 (Jetson AGX Xavier) is not driven"),
         ("agx-thor", "module p3834-0008 (Jetson AGX Thor) is not driven"),
         ("pc", "this machine is no Jetson"),
@@ -98,11 +124,11 @@ def test_l4t_and_jetpack(tmp_path, release, package, text):
     asked = []
 
     def run(command):
-        asked.append(command[0])
+        asked.append((command[0], command[-1]))
         return package
 
     assert jetpack(Machine(jetson(tmp_path, release=release), run).l4t) == text
-    assert asked == ([] if release else ["dpkg-query"])
+    assert asked == ([] if release else [("dpkg-query", "nvidia-l4t-core")])
 
 
 def test_every_release_of_the_table_is_three_numbers():

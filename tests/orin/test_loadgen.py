@@ -48,7 +48,7 @@ def test_accuracy_run_reports_each_samples_own_class(tmp_path):
     class Argmax(NullBoard):
         """Answers with 100 scores whose largest stands at the value found in memory."""
 
-        def load(self, loaded, accelerator, depth):
+        def load(self, loaded, accelerator, depth, tail=None):
             inner = super().load(loaded, accelerator, depth)
             values = inner.outputs
             inner.outputs = lambda slot: [np.eye(100, dtype=np.float32)[values(slot)[0][:, 0].astype(int)]]

@@ -112,7 +112,7 @@ class MeetingBoard(NullBoard):
         self.meeting = threading.Barrier(3)
         self.queued = {}
 
-    def load(self, loaded, accelerator, depth):
+    def load(self, loaded, accelerator, depth, tail=None):
         inner = super().load(loaded, accelerator, depth)
         answer = inner.wait
 
@@ -201,7 +201,7 @@ def test_gathered_batches_in_flight_do_not_share_memory():
 
 def test_an_engine_that_does_not_load_leaves_nothing_held():
     class Full(NullBoard):
-        def load(self, loaded, accelerator, depth):
+        def load(self, loaded, accelerator, depth, tail=None):
             if accelerator == "dla1":
                 raise OrinError("out of memory")
             return super().load(loaded, accelerator, depth)
@@ -210,3 +210,16 @@ def test_an_engine_that_does_not_load_leaves_nothing_held():
     with pytest.raises(OrinError, match="out of memory"):
         Pipeline(PLAN, board, ENGINES, capacity=4)
     assert board.held == 0 and len(board.engines) == 2 and all(loaded.closed for loaded in board.engines)
+
+
+def test_every_accelerator_is_loaded_with_the_tail_that_follows_it():
+    class Noting(NullBoard):
+        def load(self, loaded, accelerator, depth, tail=None):
+            seen.append((accelerator, loaded, tail))
+            return super().load(loaded, accelerator, depth)
+
+    seen, tail = [], engine("gpu", 2)
+    with Pipeline(PLAN, Noting(), {**ENGINES, "dla_tail": tail}, capacity=4):
+        pass
+    gpu, dla = ENGINES["gpu"], ENGINES["dla"]
+    assert seen == [("gpu", gpu, None), ("dla0", dla, tail), ("dla1", dla, tail)]

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from orin.cli import power
+from orin.errors import OrinError
+from orin.record import RECORD_VERSION
 from power.errors import PowerError
 
 LOGS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tegrastats"
@@ -79,6 +81,66 @@ def test_a_log_without_times_gives_watts_and_asks_for_the_interval(tmp_path, cap
     said = json.loads(capsys.readouterr().out)
     assert said["energy"]["module_j"] == {"value": pytest.approx(2), "u95": None}  # its shunt is not published
     assert said["energy"]["edge_term"] is False and said["rails"]["POM_5V_IN"]["step_w"] is None
+
+
+def spl(tmp_path, *watts, hour=10):
+    path = tmp_path / "spl.txt"
+    path.write_text(
+        "".join(f"Time,01-02-2026 {hour}:00:{at:02}.000,Watts,{w},Volts,120\n" for at, w in enumerate(watts))
+    )
+    return path
+
+
+def test_a_meter_at_the_wall_is_set_beside_the_module(log, tmp_path, capsys):
+    meter = spl(tmp_path, 30, 40, 40, 50, 60, 60)
+    assert run("log", log, "--from", "1", "--to", "3", "--meter", meter, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["wall"]["wall_j"]["value"] == pytest.approx((40 + 40) / 2 + (40 + 50) / 2)
+    assert said["wall"]["clock"] == "utc" and said["wall"]["samples"] == 3
+    assert said["energy"]["module_j"]["value"] == pytest.approx(19.6)  # as without a meter
+    assert run("log", log, "--from", "1", "--to", "3", "--meter", meter) == 0
+    out, notes = capsys.readouterr()
+    wall = next(line for line in out.splitlines() if line.startswith("wall"))
+    assert "42.50 ± " in wall and "85.00 ± " in wall and "3 samples" in wall
+    assert "spl.txt, 0 samples missed" in notes and "no module's figure" in notes
+    assert run("log", log, "--json") == 0 and json.loads(capsys.readouterr().out)["wall"] is None
+
+
+def test_a_meter_in_another_zone_is_shifted_and_told_of(log, tmp_path, capsys):
+    meter = spl(tmp_path, 30, 40, 40, 50, 60, 60, hour=12)
+    assert run("log", log, "--meter", meter, "--meter-ahead", "7200", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["wall"]["wall_j"]["value"] == pytest.approx(35 + 40 + 45 + 55)
+    with pytest.raises(PowerError, match="spl.txt begins 7200 s after the window and shares no time with it: .*zones"):
+        run("log", log, "--meter", meter)
+
+
+def test_a_runs_log_meets_a_meter_through_its_record_or_by_the_same_clock(tmp_path, capsys):
+    log, begin_ns = tmp_path / "tegrastats.log", 5_000_000_000_000
+    log.write_text("".join(f"{begin_ns + at * 10**9} {line.split(' ', 2)[2]}\n" for at, line in enumerate(LINES)))
+    monotonic = tmp_path / "meter.csv"
+    rows = [f"{5000 + at},{watts}" for at, watts in enumerate((30, 40, 40, 50, 60))]
+    monotonic.write_text("\n".join(["monotonic_s,power_w", *rows]) + "\n")
+    assert run("log", log, "--meter", monotonic, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["wall"]["wall_j"]["value"] == pytest.approx(35 + 40 + 45 + 55)
+    utc = spl(tmp_path, 30, 40, 40, 50, 60)
+    with pytest.raises(OrinError, match="record.json is not there, which ties a run's own stamps to UTC"):
+        run("log", log, "--meter", utc)
+    record = dict.fromkeys(("id", "status", "provenance", "network", "board", "stack", "scenario"), "x")
+    record |= {"version": RECORD_VERSION, "utc": "2026-01-02T09:59:58.000+00:00", "monotonic_ns": begin_ns - 2 * 10**9}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert run("log", log, "--meter", utc, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["wall"]["wall_j"]["value"] == pytest.approx(35 + 40 + 45 + 55)
+
+
+def test_times_of_no_clock_meet_no_meter(log, tmp_path):
+    with pytest.raises(OrinError, match="its times are of no clock: they are from an interval of 500 ms"):
+        run("log", log, "--interval", "500", "--meter", spl(tmp_path, 30, 40))
+    monotonic = tmp_path / "meter.csv"
+    monotonic.write_text("monotonic_s,power_w\n1,2\n2,2\n")
+    with pytest.raises(OrinError, match="the meter a monotonic clock: give a meter's file in UTC"):
+        run("log", log, "--meter", monotonic)
+    with pytest.raises(PowerError, match="meter file .*missing.csv cannot be read: No such file"):
+        run("log", log, "--meter", tmp_path / "missing.csv")
 
 
 def test_ambiguous_rails_are_null_with_the_reason(tmp_path, capsys):

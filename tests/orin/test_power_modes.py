@@ -55,6 +55,11 @@ def test_modes_of_a_board_that_is_not_there(power, capsys):
     assert "2  30W   8      1728    612     1369.6  no cap  default" in printed.splitlines()
 
 
+def test_modes_of_a_board_that_has_no_such_name(power):
+    with pytest.raises(OrinError, match="--board is 'foo', expected jetson or virtual:NAME such as"):
+        power("modes", "--board", "foo")
+
+
 def test_hold_runs_the_command_and_gives_its_exit_code(power, board, capfd):
     before = board.everything()
     assert power("hold", "--state", board.state, "--mode", "50W", "--", sys.executable, "-c", SHOW) == 3

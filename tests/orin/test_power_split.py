@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orin.attribution import Load, measure, prepare
+from orin.attribution import Load, Round, measure, orders, prepare
 from orin.build import Desk
 from orin.cli.power_split import print_split
 from orin.errors import OrinError
@@ -73,9 +73,9 @@ def split():
     board = MeteredBoard(ns_per_batch={"gpu": 2_000_000, "dla0": 2_000_000, "dla1": 2_000_000})
     said = []
     samples = np.zeros((16, 3, 224, 224), dtype=np.int8)
-    load = Load({"gpu": engine("gpu", 8), "dla": engine("dla", 2)}, samples, 0.5, said.append)
+    load = Load({"gpu": engine("gpu", 8), "dla": engine("dla", 2)}, samples, 0.25, said.append, rounds=2)
     found = measure(plan, board, load)
-    assert [line.split(":")[0] for line in said] == list(PHASES)
+    assert [line.split(":")[0] for line in said] == [*PHASES, *reversed(PHASES)]
     assert board.held == 0 and all(loaded.closed for loaded in board.engines)
     return found
 
@@ -83,22 +83,24 @@ def split():
 def test_each_window_runs_what_it_should_and_none_overlaps(split):
     used = {name: set(rates) for name, rates in split.samples_per_s.items()}
     assert used == {"idle": set(), "gpu": {"gpu"}, "dlas": {"dla0", "dla1"}, "all": {"gpu", "dla0", "dla1"}}
-    spans = [(split.windows[name].begin_ns, split.windows[name].end_ns) for name in PHASES]
+    one, two = (each.windows for each in split.rounds)
+    windows = [*(one[name] for name in PHASES), *(two[name] for name in reversed(PHASES))]
+    spans = [(window.begin_ns, window.end_ns) for window in windows]
     assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:]))
-    assert all(end - begin >= SECOND // 2 for begin, end in spans)
+    assert all(end - begin >= SECOND // 4 for begin, end in spans)
 
 
 def test_rates_are_no_higher_than_the_board_can_be(split):
-    """2 ms a batch: at most 500 batches/s of 8 and of 2, and a batch that began before the window."""
+    """2 ms a batch: at most 500 batches/s of 8 and of 2, and one that began before the quarter of a second."""
     for rates in split.samples_per_s.values():
-        assert all(0 < rate <= (500 + 2) * (8 if name == "gpu" else 2) for name, rate in rates.items())
+        assert all(0 < rate <= (500 + 4) * (8 if name == "gpu" else 2) for name, rate in rates.items())
 
 
 def test_watts_that_do_not_change_are_not_resolved(split, capsys):
     values = json.loads(json.dumps(split.as_json()))
     assert values["attribution"]["gpu_alone"]["module_w"]["value"] is None
     assert values["provenance"] == "simulated" and values["plan"]["dla_cores"] == 2
-    assert values["windows"]["idle"]["module_w"]["value"] == pytest.approx(7.6)
+    assert values["rounds"][1]["windows"]["idle"]["module_w"]["value"] == pytest.approx(7.6)
     print_split(split)
     text = capsys.readouterr().out
     assert text.startswith("SIMULATED: resnet50 on null") and max(map(len, text.splitlines())) <= 100
@@ -123,7 +125,10 @@ def test_a_sample_costs_the_watts_over_idle_by_the_rate(split):
     meter = Meter(AGX_ORIN_64GB, Samples(rows))
     windows = {name: meter.energy(k * 10 * SECOND, (k * 10 + 9) * SECOND) for k, name in enumerate(PHASES)}
     rates = {"idle": {}, "gpu": {"gpu": 4000.0}, "dlas": {"dla0": 1000.0, "dla1": 1000.0}, "all": {}}
-    found = replace(split, attribution=attribute(windows, 2), windows=windows, samples_per_s=rates).mj_per_sample()
+    less = {name: {one: 0.9 * rate for one, rate in rate.items()} for name, rate in rates.items()}
+    more = {name: {one: 1.1 * rate for one, rate in rate.items()} for name, rate in rates.items()}
+    rounds = [Round(windows, less), Round(windows, more)]
+    found = replace(split, attribution=attribute([windows], 2), rounds=rounds).mj_per_sample()
     assert {name: cost.value for name, cost in found.items()} == pytest.approx({"gpu": 7.0, "dlas": 6.0})
 
 
@@ -131,6 +136,11 @@ def test_a_sample_costs_the_watts_over_idle_by_the_rate(split):
 def test_a_plan_without_gpu_or_dla_has_nothing_to_tell_apart(plan):
     with pytest.raises(OrinError, match="alone: to tell GPU and DLAs apart it takes both"):
         prepare(plan, Desk(photos=[]), 1)
+
+
+def test_rounds_below_one_are_refused():
+    with pytest.raises(OrinError, match="--rounds is 0, expected 1 or more"):
+        orders(0)
 
 
 def run_machine(used, seconds=2.0):
@@ -162,7 +172,7 @@ def test_the_virtual_board_s_watts_come_back_through_sensor_and_meter():
             if (shown := sensor.rails_mw()) is not None:
                 rows.append((at_ns, shown))
     meter = Meter(AGX_ORIN_64GB, Samples(rows))
-    found = attribute({name: meter.energy(*span) for name, span in spans.items()}, dla_cores=2)
+    found = attribute([{name: meter.energy(*span) for name, span in spans.items()}], dla_cores=2)
     total = [rail.name for rail in AGX_ORIN_64GB.total_rails()]
 
     def true_w(high, low):

@@ -14,8 +14,8 @@ from orin.virtual.model import CostModel, EngineCost, Segment
 MODEL = CostModel(SOC, SOC.clocks("MAXN"), "mlperf-v3.0")
 
 
-def cost(*segments, submit_ns=0.0, host_mj=0.0):
-    return EngineCost(submit_ns, tuple(segments), host_mj)
+def cost(*segments, submit_ns=0.0, host_mj=0.0, tail=None):
+    return EngineCost(submit_ns, tuple(segments), host_mj, tail)
 
 
 def gpu(ns, dram_bytes=0.0, memory_ns=0.0, activity=1.0):
@@ -66,6 +66,46 @@ def test_gpu_work_of_a_dla_job_shares_the_gpu():
     run_all(machine)
     assert job.end_ns == pytest.approx(650.0)
     assert batch.end_ns == pytest.approx(1100.0)
+
+
+def test_an_accelerator_does_not_wait_for_the_tails_of_its_jobs():
+    machine = Machine(MODEL)
+    jobs = [machine.submit("dla0", cost(dla(1000.0), host_mj=1.0, tail=gpu(400.0))) for _ in range(2)]
+    assert [machine.left_ns("dla0", job) for job in jobs] == [1400.0, 2400.0]
+    machine.advance(1100.0)  # the first one's tail beside the second
+    assert [machine.left_ns("dla0", job) for job in jobs] == [300.0, 1300.0]
+    assert [machine.is_last("dla0", job) for job in jobs] == [False, True] and machine.queued("dla0") == 1
+    machine.advance(2300.0)
+    assert machine.left_ns("dla0", jobs[1]) == 100.0 and machine.is_last("dla0", jobs[1])
+    assert run_all(machine) == jobs[1:]
+    assert [(job.begin_ns, job.end_ns) for job in jobs] == [(0.0, 1400.0), (1000.0, 2400.0)]
+    assert machine.totals().busy_ns == {"gpu": 0.0, "dla0": 2000.0, "dla1": 0.0}
+
+
+def test_tails_run_in_order_and_share_the_gpu():
+    # The second tail waits for the first: 100 + 300 + 300. Of the GPU's own 900, 100 are done before the tails come,
+    # which take 600 at half speed, as it does then: 100 + 2 * 600. Its last 200 it has alone.
+    machine = Machine(MODEL)
+    alone = [machine.submit("dla0", cost(dla(100.0), tail=gpu(300.0))) for _ in range(2)]
+    assert run_all(machine) == alone and [job.end_ns for job in alone] == [400.0, 700.0]
+    machine = Machine(MODEL)
+    batch = machine.submit("gpu", cost(gpu(900.0)))
+    jobs = [machine.submit("dla0", cost(dla(100.0), tail=gpu(300.0))) for _ in range(2)]
+    assert run_all(machine) == [*jobs, batch]
+    assert [job.end_ns for job in (*jobs, batch)] == pytest.approx([700.0, 1300.0, 1500.0])
+
+
+def test_energy_and_traffic_of_earlier_work_outlast_the_first_tail():
+    machine = Machine(MODEL)
+    machine.submit("gpu", cost(gpu(1000.0, dram_bytes=500.0)))
+    run_all(machine)
+    before = machine.totals()
+    machine.submit("gpu", cost(gpu(1000.0), tail=gpu(1000.0, dram_bytes=300.0)))
+    assert machine.totals() == before
+    run_all(machine)
+    found = machine.totals().since(before)
+    assert (found.busy_ns["gpu"], found.dram_bytes) == (1000.0, pytest.approx(300.0))
+    assert found.rail_j["VDD_GPU_SOC"] == pytest.approx(2 * before.rail_j["VDD_GPU_SOC"], rel=0.05)
 
 
 def test_small_kernels_alone_do_not_slow_each_other():

@@ -1,5 +1,8 @@
 """The queue: runs of consecutive samples, who takes which, what cannot be bound."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -111,3 +114,22 @@ def test_somebody_always_takes_the_last_sample():
     assert equal.share(DLA0, 1) == 1 and equal.share(DLA1, 1) == 1
     unequal = tail((GPU, 57.6), (DLA0, 0.01))
     assert unequal.share(GPU, 1) or unequal.share(DLA0, 1)
+
+
+def test_who_left_the_last_samples_to_others_is_told_that_they_are_done():
+    queue, answers = WorkQueue([GPU, DLA0], ordered=False), []
+    queue.put([Chunk(list(range(258)), list(range(258)))])
+    for taker, end_ns in ((GPU, 10**6), (DLA0, 10**9)):  # the GPU is five orders of magnitude faster
+        (chunk,) = queue.take(taker, block=False)
+        queue.finished(WorkItem(taker.accelerator, 0, chunk.ids, [], begin_ns=0, end_ns=end_ns))
+    queue.put([Chunk([0], [0])])
+    queue.close()
+    assert queue.take(DLA0, block=False) == []
+    waiting = threading.Thread(target=lambda: answers.append(queue.take(DLA0, block=True)), daemon=True)
+    waiting.start()
+    while not queue._changed._waiters:  # until it sleeps
+        time.sleep(0.001)
+    (chunk,) = queue.take(GPU, block=False)
+    queue.finished(WorkItem("gpu", 0, chunk.ids, [], begin_ns=0, end_ns=10**6))
+    waiting.join(timeout=30)
+    assert answers == [None]

@@ -92,12 +92,11 @@ def conf_text() -> str:
 class Fakes:
     """The folder; `fault` makes a program misbehave, `programs()` puts executables into it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, conf: str | None = None) -> None:
         self.root = root
         self.state = root / "state"
         self.ran = []
-        (root / "etc").mkdir(parents=True)
-        (root / "etc/nvpmodel.conf").write_text(conf_text())
+        self.put("/etc/nvpmodel.conf", conf or conf_text())
         self.put(f"{CPUS}/cpufreq/policy0/scaling_available_frequencies", " ".join(map(str, CPU_TABLE)))
         self.put(f"{GPU}/available_frequencies", " ".join(map(str, GPU_TABLE)))
         self.put("/sys/kernel/locked", 0)

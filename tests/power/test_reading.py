@@ -203,3 +203,11 @@ def test_the_average_column_is_the_mean_since_the_start():
 def test_more_distinct_words_than_are_remembered():
     for power_mw in range(20_000):
         assert parse_line(f"RAM 1/2MB VDD_IN {power_mw}mW/7mW").rails["VDD_IN"].now_mw == power_mw
+
+
+@pytest.mark.parametrize(
+    "words", ["06-31-2026 10:00:00", "06-30-2026 24:00:00", "6-30-2026 10:00:00", "06-30-2026 1:0:0"]
+)
+def test_what_is_no_date_is_kept_as_it_is(words):
+    reading = parse_line(f"{words} RAM 1/2MB")
+    assert reading.timestamp is None and reading.unknown == (words,)

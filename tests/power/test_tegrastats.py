@@ -1,7 +1,8 @@
-"""The child process and its faults, by small programs that behave like a good or a bad tegrastats; recorded logs."""
+"""The child process and its faults, by small programs that behave like a good or a bad tegrastats."""
 
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from power.boards import AGX_ORIN_64GB
 from power.errors import PowerError
 from power.meter import Meter
-from power.tegrastats import RecordedLog, Tegrastats
+from power.tegrastats import Tegrastats
 
 PRELUDE = """
 import os, signal, sys, time
@@ -88,6 +89,22 @@ def test_a_child_that_is_killed_is_seen_early_and_raised_at_the_end():
     assert "ended by itself" in seen[0] and len(source.readings()) == 5
 
 
+def test_the_last_line_of_a_child_that_has_ended_is_taken_before_its_end_is_told():
+    """The reader holds the line back until the child's end has been seen: then its number is no process any more."""
+
+    def until_seen(stamp_ns, text):
+        pid = text.split()[-1]
+        wait_for(lambda: not Path("/proc", pid).exists())
+
+    source = Tegrastats(program("print('RAM 1/2MB', os.getpid(), flush=True)"), on_line=until_seen)
+    source.start()
+    assert len(source.readings()) == 1
+    with pytest.raises(PowerError, match="ended by itself with exit code 0: it printed no error"):
+        source.check()
+    with pytest.raises(PowerError, match="ended by itself"):
+        source.stop()
+
+
 def test_the_error_of_the_body_is_not_hidden_by_the_childs():
     with pytest.raises(ZeroDivisionError), Tegrastats(program("line(); time.sleep(0.5)")) as source:
         wait_for(lambda: source.failure() is not None)
@@ -152,47 +169,3 @@ def test_a_child_that_ignores_the_request_is_killed(monkeypatch):
     count = len(source.readings())
     time.sleep(0.05)
     assert len(source.readings()) == count
-
-
-def log(tmp_path, *lines):
-    path = tmp_path / "tegrastats.log"
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def stamped(second, mw):
-    rails = f"VDD_GPU_SOC {mw}mW/1mW VDD_CPU_CV 0mW/0mW VIN_SYS_5V0 0mW/0mW"
-    return f"01-02-2026 10:00:{second:02} RAM 1/2MB {rails}"
-
-
-def test_a_log_is_stamped_by_its_own_timestamps(tmp_path):
-    source = RecordedLog(log(tmp_path, stamped(0, 1000), "^C", stamped(1, 3000), stamped(3, 3000)))
-    assert [stamp_ns for stamp_ns, _ in source.readings()] == [0, 1_000_000_000, 3_000_000_000]
-    assert source.skipped == 1
-    energy = Meter(AGX_ORIN_64GB, source).energy(0, 3_000_000_000, edge_term=False)
-    assert energy.module_j.value == pytest.approx(2 + 6)
-
-
-def test_a_log_is_stamped_by_an_interval(tmp_path):
-    source = RecordedLog(log(tmp_path, "RAM 1/2MB", "RAM 1/2MB", "RAM 1/2MB"), interval_ms=0.5)
-    assert [stamp_ns for stamp_ns, _ in source.readings()] == [0, 500_000, 1_000_000]
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (["RAM 1/2MB"], "line 1: no timestamp, so give the interval"),
-        ([stamped(5, 1), "^C", stamped(5, 1)], "line 3: timestamp 2026-01-02T10:00:05 is not after the one before it"),
-        (["^C", "noise"], "holds 2 lines, none of them a reading"),
-    ],
-)
-def test_a_log_without_usable_times_says_what_to_do(tmp_path, lines, message):
-    with pytest.raises(PowerError, match=message):
-        RecordedLog(log(tmp_path, *lines))
-
-
-def test_bad_arguments_of_a_log_are_one_clear_error(tmp_path):
-    with pytest.raises(PowerError, match="cannot be read: No such file"):
-        RecordedLog(tmp_path / "missing.log")
-    with pytest.raises(PowerError, match="interval of -1 ms"):
-        RecordedLog(log(tmp_path, "RAM 1/2MB"), interval_ms=-1)

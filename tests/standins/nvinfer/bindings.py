@@ -124,9 +124,11 @@ def _check(tensor: Tensor, format_: str, around: Surroundings, is_input: bool) -
 
 def _check_hwc4(tensor: Tensor) -> None:
     """An image in DLA_HWC4 has 1, 3 or 4 channels and goes to convolutions (NVIDIA's DLA guide, I/O formats)."""
-    convolutions = [layer for layer in tensor.readers if layer.type_name == "CONVOLUTION"]
+    scales = [layer.wires.outputs[0].readers for layer in tensor.readers if layer.type_name == "DEQUANTIZE"]
+    readers = [layer for layer in tensor.readers if layer.type_name != "DEQUANTIZE"] + sum(scales, [])
+    convolutions = [layer for layer in readers if layer.type_name == "CONVOLUTION"]
     groups = [attribute.i for layer in convolutions for attribute in _group(tensor.network, layer)]
-    alone = len(convolutions) == len(tensor.readers)
+    alone = len(convolutions) == len(readers)
     if tensor.dims[1] not in HWC4_CHANNELS or not alone or max(groups, default=1) > MAX_HWC4_GROUPS:
         raise Refused(
             f"{tensor.name} {list(tensor.dims)}: DLA_HWC4 takes {HWC4_CHANNELS} channels into convolutions of at most"

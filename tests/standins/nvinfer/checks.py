@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.standins.nvinfer.bridge import Refused, trt
-from tests.standins.nvinfer.network import STRONGLY_TYPED, NetworkDefinition
+from tests.standins.nvinfer.network import NetworkDefinition
 
 if TYPE_CHECKING:
     from tests.standins.nvinfer.config import BuilderConfig
@@ -30,7 +30,7 @@ def check(network: NetworkDefinition, config: BuilderConfig) -> None:
 def _check_flags(network: NetworkDefinition, config: BuilderConfig) -> None:
     """Strong types leave no precision to choose (NvInfer.h, NetworkDefinitionCreationFlag::kSTRONGLY_TYPED)."""
     flags = [name for name in WEAK_FLAGS if config.has(name)]
-    if network.settings["Flags"] >> STRONGLY_TYPED & 1 and flags:
+    if network.is_typed and flags:
         raise Refused(f"strongly typed networks do not go with BuilderFlag::k{flags[0]}", 4)
 
 

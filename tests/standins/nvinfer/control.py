@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from tests.standins.nvinfer import bridge
+from tests.standins.nvinfer import bridge, plugins
 from tests.standins.nvinfer.bridge import FAILURES, OBJECTS, Failure, errors, live
 from tests.standins.nvinfer.build import Builder
 from tests.standins.nvinfer.network import NetworkDefinition
 from tests.standins.nvinfer.parser import Parser
 from tests.standins.nvinfer.placements import PLACEMENTS, recorded_assignments
 from tests.standins.nvinfer.plan import of_another_version
-from tests.standins.nvinfer.plugins import PluginRegistry
 from tests.standins.nvinfer.runtime import Runtime
 
-__all__ = ["assign", "dla_cores", "errors", "fail", "live", "of_another_version", "recorded_assignments", "reset"]
+__all__ = [
+    "assign",
+    "dla_cores",
+    "errors",
+    "fail",
+    "live",
+    "of_another_version",
+    "recorded_assignments",
+    "release",
+    "reset",
+]
 
 VERSION = 100300
 PARSER_VERSION = 100  # NV_ONNX_PARSER_VERSION as the bindings of 10.3.0 pass it
@@ -38,20 +47,17 @@ def dla_cores(count: int) -> None:
     PLACEMENTS.dla_cores = count
 
 
+def release(version: str) -> None:
+    """Say by which release's rules the DLA takes layers: from "11.4" on strongly typed networks too."""
+    PLACEMENTS.release = version
+
+
 def reset() -> None:
-    """Forget failures, assignments and errors; two DLA cores."""
+    """Forget failures, assignments, registered plugins and errors; two DLA cores."""
     FAILURES.clear()
+    plugins.forget()
     PLACEMENTS.reset()
     bridge._errors.clear()
-
-
-_registry: list[PluginRegistry] = []
-
-
-def _plugin_registry() -> PluginRegistry:
-    if not _registry:
-        _registry.append(PluginRegistry())
-    return _registry[0]
 
 
 def _checked(make: Any, logger: int, version: int, expected: int = VERSION) -> Any:
@@ -68,7 +74,8 @@ bridge.FACTORIES.update(
         "Parser": lambda network, logger, version: _checked(
             lambda: Parser(cast(NetworkDefinition, OBJECTS[network]), logger), logger, version, PARSER_VERSION
         ),
-        "PluginRegistry": _plugin_registry,
+        "PluginRegistry": plugins.registry,
+        "Plugins": plugins.register,
     }
 )
 bridge.connect()

@@ -45,7 +45,8 @@ class Placing:
     ) -> None:
         self.network, self.config, self.placements = network, config, placements
         self.amax = amax
-        self.int8, self.fp16 = config.has("INT8"), config.has("FP16")
+        typed = network.is_typed and placements.strong_types  # no flag says what the network itself says
+        self.int8, self.fp16 = typed or config.has("INT8"), typed or config.has("FP16")
         self.fallback = config.has("GPU_FALLBACK")
 
     def decide(self) -> Devices:

@@ -200,6 +200,11 @@ class NetworkDefinition(Native):
         self.tensors: dict[str, Tensor] = {}
         self.verdicts: dict[str, Any] = {}  # where its layers can run: kept, since that is asked layer by layer
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether its types are its own, not the builder's to choose."""
+        return bool(self.settings["Flags"] >> STRONGLY_TYPED & 1)
+
     def dispose(self) -> None:
         """End the network's tensors and layers with it."""
         for owned in (*self.layers, *self.tensors.values()):

@@ -245,5 +245,7 @@ void* createNvOnnxParserRefitter_INTERNAL(void*, void*, int32_t) {
 int32_t getNvOnnxParserVersion() { return PARSER_VERSION; }
 void* getPluginRegistry() { return ready() ? route<void*>(nullptr, "create.PluginRegistry") : nullptr; }
 void* getBuilderPluginRegistry(int32_t) { return getPluginRegistry(); }
-bool initLibNvInferPlugins(void*, char const*) { return ready(); }
+bool initLibNvInferPlugins(void* logger, char const* space) {
+  return ready() && route<void*>(nullptr, "create.Plugins", word(logger), word(space)) != nullptr;
+}
 }

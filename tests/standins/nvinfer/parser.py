@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from engines.importer import KINDS_BY_OP
 from engines.onnx_model import ONNX_DOMAINS, model_inputs, shape_of, without_weights
 from tests.standins.nvinfer.bridge import Native, trt
+from tests.standins.nvinfer.efficient_nms import is_plugin
 from tests.standins.nvinfer.network import NetworkDefinition, Tensor, Wires
+from tests.standins.nvinfer.plugins import are_registered
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +25,7 @@ CONSTANT_OPERANDS = frozenset(
         "Add Sub Mul Div Pow Max Min Sum Mean Mod And Or Xor Equal Greater Less Gemm MatMul Concat Gather Where PRelu"
     ).split()
 )
+PLUGIN = "PLUGIN_V2"
 NO_PLUGIN = (
     "(importFallbackPluginImporter): UNSUPPORTED_NODE: Assertion failed: creator &&"
     ' "Plugin not found, are the plugin name, version, and namespace correct?"'
@@ -170,7 +173,7 @@ def _load(blob: bytes, folder: Path | None) -> onnx.ModelProto | None:
 
 
 def _is_known(node: onnx.NodeProto) -> bool:
-    return node.op_type in KINDS_BY_OP and node.domain in ONNX_DOMAINS
+    return (is_plugin(node) and are_registered()) or (node.op_type in KINDS_BY_OP and node.domain in ONNX_DOMAINS)
 
 
 def node_names(graph: onnx.GraphProto) -> list[str]:
@@ -217,7 +220,7 @@ def _add_node(network: NetworkDefinition, node: onnx.NodeProto, known: Known, co
         for index, tensor in enumerate(made):
             network.layer(f"{node.name}_{index}" if index else node.name, "SLICE", Wires(inputs, [tensor]), node.name)
         return
-    kinds = [kind for kind in KINDS_BY_OP[node.op_type] if kind] or [
+    kinds = [kind for kind in KINDS_BY_OP.get(node.op_type, (PLUGIN,)) if kind] or [
         "CONSTANT" if node.op_type == "Constant" else "IDENTITY"
     ]
     for index, kind in enumerate(kinds[:-1]):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dla.partition import Groups, keep_largest, partition
 from dla.placement import place
+from dla.rules_versions import STRONG_TYPES, rules_version
 from dla.wiring import step_of
 from engines.graph import Graph, read_graph
 from engines.importer import Imported
@@ -19,7 +20,7 @@ TENSORRT = "10.3"
 DLA_CORES = 2  # of Orin
 MAX_DLA_BATCH = 4096  # IBuilder::getMaxDLABatchSize on Orin
 MAX_LOADABLES = 16
-NEVER = ("CONSTANT", "QUANTIZE", "DEQUANTIZE")  # the DLA takes explicit quantisation from TensorRT 11.4 on
+QUANTISING = ("QUANTIZE", "DEQUANTIZE")  # the DLA takes explicit quantisation from TensorRT 11.4 on
 UNSUPPORTED = "DLA does not support this layer type."
 
 
@@ -33,14 +34,21 @@ class Verdicts:
 
 @dataclass
 class Placements:
-    """Answers can-run-on-DLA. `assigned` holds what a test says of layers by name: it wins over the rules."""
+    """Answers can-run-on-DLA by the rules of a release. `assigned` holds what a test says of layers by name: it wins
+    over the rules."""
 
     dla_cores: int = DLA_CORES
     assigned: dict[str, bool] = field(default_factory=dict)
+    release: str = TENSORRT
 
     def reset(self) -> None:
-        """Forget what was assigned; two cores again."""
-        self.dla_cores, self.assigned = DLA_CORES, {}
+        """Forget what was assigned; two cores and the release of the bindings again."""
+        self.dla_cores, self.assigned, self.release = DLA_CORES, {}, TENSORRT
+
+    @property
+    def strong_types(self) -> bool:
+        """Whether the DLA takes strongly typed networks, whose Q/DQ are the scales of their neighbours."""
+        return rules_version(self.release) >= STRONG_TYPES
 
     def takes(self, network: NetworkDefinition, layer: Layer, precision: str) -> bool:
         """Tell whether the DLA takes a layer."""
@@ -50,7 +58,9 @@ class Placements:
         """Return why the DLA does not take a layer, "" where it does."""
         if layer.name in self.assigned:
             return "" if self.assigned[layer.name] else f"{layer.name}: DLA validation failed for this layer."
-        if layer.type_name in NEVER or not layer.node:
+        if layer.type_name in QUANTISING and self.strong_types:
+            return ""
+        if layer.type_name in ("CONSTANT", *QUANTISING) or not layer.node:
             return f"{layer.name}: {UNSUPPORTED}"
         if any(-1 in tensor.dims for tensor in (*layer.wires.inputs, *layer.wires.outputs)):
             return f"DLA Layer {layer.name} does not support dynamic shapes in any dimension."
@@ -58,10 +68,10 @@ class Placements:
 
     def verdicts(self, network: NetworkDefinition, precision: str) -> Verdicts:
         """Place a network by the project's rules, once; one with dynamic shapes has no layer on the DLA."""
-        key = f"{precision} {len(network.layers)} {[tensor.dims for tensor in network.inputs]}"
+        key = f"{self.release} {precision} {len(network.layers)} {[tensor.dims for tensor in network.inputs]}"
         if key not in network.verdicts:
             graph = read_graph(network.to_onnx(), str(network.settings["Name"]))
-            placed = place(graph, TENSORRT, MAX_LOADABLES, precision)
+            placed = place(graph, self.release, MAX_LOADABLES, precision)
             refused = [entry for entry in placed.layers if entry.candidate == "gpu"]
             reasons = {entry.node: entry.message or f"{entry.node}: {UNSUPPORTED}" for entry in refused}
             network.verdicts[key] = Verdicts(graph, reasons)
@@ -89,7 +99,7 @@ class Placements:
         return frozenset(self._imported(network).folded)
 
     def _imported(self, network: NetworkDefinition) -> Imported:
-        return Imported(self.verdicts(network, "int8").graph)
+        return Imported(self.verdicts(network, "int8").graph, strong_types=self.strong_types)
 
 
 PLACEMENTS = Placements()

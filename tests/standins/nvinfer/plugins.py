@@ -1,4 +1,4 @@
-"""The plugin registry: there are no plugins here, and it says so."""
+"""The plugin registry: the plugins of libnvinfer_plugin, once they are registered; no creator of any is handed out."""
 
 from __future__ import annotations
 
@@ -29,3 +29,30 @@ class PluginRegistry(Native):
 
     def getCreator(self, name: str, version: str, space: str) -> None:
         return None
+
+
+_registry: list[PluginRegistry] = []
+_registered: list[PluginRegistry] = []
+
+
+def registry() -> PluginRegistry:
+    """Return the one registry."""
+    if not _registry:
+        _registry.append(PluginRegistry())
+    return _registry[0]
+
+
+def register(*_: object) -> PluginRegistry:
+    """Answer `initLibNvInferPlugins` (NvInferPlugin.h): from now on, plugins are found."""
+    _registered[:] = [registry()]
+    return registry()
+
+
+def are_registered() -> bool:
+    """Tell whether the library's plugins are registered."""
+    return bool(_registered)
+
+
+def forget() -> None:
+    """Be a process that has registered nothing."""
+    _registered.clear()

@@ -17,8 +17,10 @@ from engines.spec import TensorFormat
 from tests.standins.nvinfer.bridge import Native, Refused, trt
 from tests.standins.nvinfer.config import HostMemory
 from tests.standins.nvinfer.context import ExecutionContext
+from tests.standins.nvinfer.efficient_nms import NAME, Front, is_plugin, output_shapes
 from tests.standins.nvinfer.placements import PLACEMENTS
 from tests.standins.nvinfer.plan import Binding, Plan, Shape, loads
+from tests.standins.nvinfer.plugins import are_registered
 
 NOT_VECTORISED = -1
 DETAILED, NONE = 2, 1  # ProfilingVerbosity
@@ -49,6 +51,9 @@ class Runtime(Native):
         plan = loads(ctypes.string_at(address, size))
         if plan.uses_dla and not PLACEMENTS.dla_cores:
             raise Refused("the engine runs on DLA, which this platform does not have", 1, "Serialization")
+        if NAME.encode() in plan.network and not are_registered():
+            missing = "Cannot deserialize plugin since corresponding IPluginCreator not found in Plugin Registry"
+            raise Refused(f"{missing}: {NAME}", 1, "Serialization")
         return CudaEngine(self.logger, plan, self.settings["DLACore"] if plan.uses_dla else -1)
 
 
@@ -78,8 +83,10 @@ class CudaEngine(Native):
             options.log_severity_level = 3
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several engines share the cores
-            self._session = ort.InferenceSession(self.plan.network, options, providers=[PROVIDER])
-        return list(self._session.run(outputs, dict(feed)))
+            self._front = Front.of(self.plan.network)
+            self._session = ort.InferenceSession(self._front.network, options, providers=[PROVIDER])
+        asked = self._front.asked(outputs)
+        return self._front.finished(outputs, dict(zip(asked, self._session.run(asked, dict(feed)), strict=True)))
 
     def output_shapes(self, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
         """Return the shapes of the outputs that follow from those of the inputs."""
@@ -101,10 +108,13 @@ class CudaEngine(Native):
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        return {
-            symbols[value.name]: tuple(dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim)
-            for value in graph.output
+        known = {
+            value.name: tuple(dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim)
+            for value in (*graph.value_info, *graph.output)
         }
+        for node in filter(is_plugin, graph.node):
+            known.update(zip(node.output, output_shapes(node, [known[name] for name in node.input]), strict=True))
+        return {symbols[value.name]: known[value.name] for value in graph.output}
 
     def serialize(self) -> HostMemory:
         return HostMemory(self.logger, self.plan.dumps())
