@@ -13,8 +13,13 @@ PACKAGES = [
     "engines.zoo",
     "orin",
     "orin.cli",
+    "orin.export",
+    "orin.flash",
+    "orin.fleet",
     "orin.jetson",
+    "orin.provision",
     "orin.report",
+    "orin.setup",
     "orin.virtual",
     "power",
 ]
@@ -39,10 +44,26 @@ DEMO = [
     "scikit-learn>=1.3",  # and this one's the digits that the network `digits` was trained on
 ]
 
+FLEET = ["distributed>=2024.8"]
+TRITON = ["tritonclient>=2.50", "grpcio>=1.60"]
+
 EXTRAS = {
     "jetson": ["pycuda>=2024.1", "jetson-stats>=4.3"],
     "demo": DEMO,
-    "dev": [*DEMO, "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
+    "fleet": FLEET,
+    "triton": TRITON,
+    "dev": [
+        *DEMO,
+        *FLEET,
+        *TRITON,
+        "asyncssh>=2.14",  # the board that tests of `orin provision` reach over ssh
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "hypothesis>=6",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        "types-PyYAML",
+    ],
     "bench": ["scipy>=1.11", "jetson-stats>=4.3", "coverage>=7"],
 }
 
@@ -55,7 +76,13 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=PACKAGES,
-    package_data={"engines.zoo": ["*.npz"], "orin.report": ["*.html.j2"], "orin.virtual": ["*.yaml"]},
+    package_data={
+        "engines.zoo": ["*.npz"],
+        "orin.flash": ["*.yaml"],
+        "orin.report": ["*.html.j2"],
+        "orin.setup": ["*.yaml"],
+        "orin.virtual": ["*.yaml"],
+    },
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["orin = orin.cli.main:main"]},

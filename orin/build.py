@@ -122,7 +122,7 @@ def build_engines(plan: Plan, desk: Desk | None = None, board: str = "virtual") 
     builder = builder_for(board, desk)  # what is missing is said before the network is made
     subject = find_subject(plan.network, Path(plan.weights) if plan.weights else None, desk.preprocess)
     cache = EngineCache(desk.cache / "engines", desk.say)
-    parts, placement = _parts(plan, subject, desk)
+    parts, placement = engine_parts(plan, subject, desk)
     engines: dict[str, Engine] = {}
     references: dict[str, Engine] = {}
     for name, (model, spec) in parts.items():
@@ -149,7 +149,7 @@ def _or_on_the_cpu() -> Iterator[None]:
 Part = tuple["onnx.ModelProto", EngineSpec]
 
 
-def _parts(plan: Plan, subject: Subject, desk: Desk) -> tuple[dict[str, Part], Placement | None]:
+def engine_parts(plan: Plan, subject: Subject, desk: Desk) -> tuple[dict[str, Part], Placement | None]:
     """Return the network and spec of each engine, and the DLA's placement."""
     placed = dla_network(plan, subject.model) if plan.dla_cores else None
     if placed is not None:

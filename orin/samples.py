@@ -14,6 +14,7 @@ from engines.engine import Binding, Engine
 from engines.formats import pack, same_bytes
 from engines.spec import TensorFormat
 from orin.board import Board, SharedTensor
+from orin.errors import OrinError
 
 ALIGNMENT = 256  # bytes; what TensorRT asks of a tensor's address
 
@@ -88,6 +89,19 @@ class SampleSet:
             self.memory.array[begin : begin + region.stride] = packed.reshape(-1).view(np.uint8)
             written += region.stride + self.memory.publish(begin, begin + region.stride)
         return written
+
+    def store_packed(self, position: int, packed: NDArray[Any]) -> int:
+        """Write one sample (uint8 [bytes]) that already lies in the layout of the one region; return the bytes written.
+
+        OrinError where there are several layouts, or its size is not theirs.
+        """
+        stride = self._regions[0].stride
+        if len(self._regions) != 1 or packed.shape != (stride,):
+            layouts = ", ".join(f"{r.binding.format} of {r.stride} bytes" for r in self._regions)
+            raise OrinError(f"a packed sample has {packed.size} bytes, expected one layout alone: {layouts}")
+        begin = self._regions[0].offset + position * stride
+        self.memory.array[begin : begin + stride] = packed
+        return stride + self.memory.publish(begin, begin + stride)
 
     def _inputs(self) -> tuple[Region, ...]:
         return next(iter(self._of_engine.values()))

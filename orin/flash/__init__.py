@@ -1,0 +1,1 @@
+"""Flashing an AGX Orin developer kit from a Linux host, with NVIDIA's own tools."""
