@@ -10,6 +10,7 @@ PACKAGES = [
     "dla.rewrites",
     "engines",
     "engines.tensorrt",
+    "engines.volumes",
     "engines.zoo",
     "orin",
     "orin.cli",
@@ -45,6 +46,7 @@ DEMO = [
 ]
 
 FLEET = ["distributed>=2024.8"]
+VOLUMES = ["nibabel>=5"]
 TRITON = ["tritonclient>=2.50", "grpcio>=1.60"]
 
 EXTRAS = {
@@ -52,10 +54,12 @@ EXTRAS = {
     "demo": DEMO,
     "fleet": FLEET,
     "triton": TRITON,
+    "volumes": VOLUMES,
     "dev": [
         *DEMO,
         *FLEET,
         *TRITON,
+        *VOLUMES,
         "asyncssh>=2.14",  # the board that tests of `orin provision` reach over ssh
         "pytest>=8",
         "pytest-xdist>=3.5",
@@ -77,6 +81,7 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_data={
+        "engines.volumes": ["*.cu"],
         "engines.zoo": ["*.npz"],
         "orin.flash": ["*.yaml"],
         "orin.report": ["*.html.j2"],

@@ -243,6 +243,7 @@ def _test_settings(settings: ScenarioSettings) -> Any:
     test.mode = lg.TestMode.AccuracyOnly if settings.accuracy else lg.TestMode.PerformanceOnly
     test.min_duration_ms = round(settings.seconds * 1000)
     test.min_query_count = 1
+    test.sample_concatenate_permutation = settings.in_turn
     test.qsl_rng_seed, test.sample_index_rng_seed, test.schedule_rng_seed = SEEDS
     if settings.scenario == "offline":
         test.offline_expected_qps = settings.expected

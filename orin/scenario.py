@@ -14,13 +14,17 @@ PROBE_S = 1.0
 
 @dataclass(frozen=True)
 class ScenarioSettings:
-    """How LoadGen drives one run; `expected`: samples per second (Offline, Server) or seconds a query (the streams)."""
+    """How LoadGen drives one run; `expected`: samples per second (Offline, Server) or seconds a query (the streams).
+
+    `in_turn`: every sample is issued equally often, as MLPerf has it where samples differ in size.
+    """
 
     scenario: str
     seconds: float
     expected: float
     accuracy: bool = False
     server_latency_ms: float = 15.0
+    in_turn: bool = False
 
     @property
     def short(self) -> bool:

@@ -1,4 +1,4 @@
-"""A small residual classifier of handwritten digits, the one network of the zoo that is really trained.
+"""A small residual classifier of handwritten digits, really trained.
 
 Trained by `scripts/train_digits.py` on scikit-learn's digits, in five folds: the weights of each fold have not seen
 its images. `digits.npz` beside this file holds them, batch normalisation folded, as float16 [fold, ...], and under

@@ -15,6 +15,7 @@ import engines.zoo.retinanet as retinanet
 import engines.zoo.ssd_mobilenet as ssd_mobilenet
 import engines.zoo.ssd_resnet34 as ssd_resnet34
 import engines.zoo.unet3d as unet3d
+import engines.zoo.unet3d_small as unet3d_small
 import engines.zoo.yolov5s as yolov5s
 
 if TYPE_CHECKING:
@@ -148,6 +149,21 @@ _ALL = (
         build=unet3d.build,
         backbone_outputs=unet3d.BACKBONE,
         qsl_samples=43,
+    ),
+    Network(
+        name=unet3d_small.FORM.name,
+        title="small 3D-UNet of phantoms, one window",
+        input_shape=(1, *(unet3d_small.FORM.side,) * 3),
+        classes=unet3d_small.CLASSES,
+        preprocess="kits19-half",
+        tail="cut at the window's logits: Gaussian blending of overlapping windows, argmax",
+        published_params=85_195,
+        published_gmacs=3.114_271,
+        source="ours: nothing published, counted from the graph; trained by scripts/train_unet3d.py",
+        build=unet3d_small.build,
+        backbone_outputs=unet3d_small.BACKBONE,
+        qsl_samples=43,
+        weights="trained on phantoms",
     ),
     Network(
         name="yolov5s",

@@ -6,6 +6,7 @@ Source: MLPerf Inference v1.1 on, `vision/medical_imaging/3d-unet-kits19`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engines.zoo.builder import NetworkBuilder, Spread, Window
@@ -24,23 +25,38 @@ SKIPS = tuple(f"Relu_{number}_output" for number in (5, 11, 17, 23, 29))  # what
 BACKBONE = (*SKIPS, "Relu_35_output")
 
 
+@dataclass(frozen=True)
+class Form:
+    """A network's name, the window's side, the channels of each level (the finest first) and those of the bottom."""
+
+    name: str
+    side: int
+    widths: tuple[int, ...] = WIDTHS
+    bottleneck: int = BOTTLENECK
+
+
 def build(store: Store | None, side: int = 128) -> onnx.ModelProto:
     """Return the network, `input` [1,1,side,side,side] to logits `output` [1,3,side,side,side]; side a multiple of 32.
 
     InstanceNormalization's epsilon is 1e-5; the upsampled tensor comes first in each concatenation.
     """
+    return build_form(store, Form("unet3d", side))
+
+
+def build_form(store: Store | None, form: Form) -> onnx.ModelProto:
+    """Return the same network with other sides, levels and channels; the side is halved at each level."""
     net = _Numbered(SEED, store)
-    x = net.input("input", (1, 1, side, side, side))
+    x = net.input("input", (1, 1, form.side, form.side, form.side))
     skips = []
-    for level, width in enumerate(WIDTHS):
+    for level, width in enumerate(form.widths):
         x = net.pair(x, width, stride=2 if level else 1)
         skips.append(x)
-    x = net.pair(x, BOTTLENECK, stride=2)
-    for width, skip in zip(reversed(WIDTHS), reversed(skips)):
+    x = net.pair(x, form.bottleneck, stride=2)
+    for width, skip in zip(reversed(form.widths), reversed(skips)):
         x = net.concat([net.up(x, width), skip], net.numbered("Concat"))
         x = net.pair(x, width, stride=1)
     net.output(net.conv(x, net.numbered("Conv"), CLASSES, Window(1), LINEAR), "output")
-    return net.model("unet3d")
+    return net.model(form.name)
 
 
 class _Numbered(NetworkBuilder):

@@ -22,6 +22,10 @@ COMMANDS = {
     "build": ("build", "engines for GPU and DLA, checked, with manifests and logs"),
     "deploy": ("deploy", "from a network and photos to engines and a run; goes on where it stopped"),
     "selftest": ("selftest", "build, run, measure and compare with the virtual board, in one file to send back"),
+    "segment": (
+        "segment",
+        "volumes to label maps, window by window, with DICE, overlays and what they cost on an Orin",
+    ),
     "power": ("power", "module watts and joules: logs, live view, modes held and restored, sweeps"),
     "flash": ("flash", "an AGX Orin developer kit from NVIDIA's files to its first boot; goes on where it stopped"),
     "provision": ("provision", "make a flashed board ready, over ssh or on it; listed first, undoable"),

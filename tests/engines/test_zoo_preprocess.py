@@ -7,7 +7,13 @@ from engines import zoo
 from engines.errors import EngineError
 from engines.preprocess import PREPROCESS, prepare
 
-NOT_THERE = {"bert-large": "squad", "unet3d": "kits19", "yolov5s": "yolov5", "retinanet-resnet34": "waymo"}
+NOT_THERE = {
+    "bert-large": "squad",
+    "unet3d": "kits19",
+    "unet3d-small": "kits19-half",
+    "yolov5s": "yolov5",
+    "retinanet-resnet34": "waymo",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.NETWORKS if name not in NOT_THERE])

@@ -1,0 +1,199 @@
+"""`orin segment`: volumes to label maps, window by window, with DICE, overlays, and what they cost on an Orin."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orin.cli.output import Talk, add_output_arguments, print_json, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orin.board import Board
+    from orin.record import RunRecord
+    from orin.segment import Segmented, WindowNetwork
+    from orin.volume_cost import VolumeCost
+    from orin.volume_run import VolumeRun
+
+REPORT, RESULT = "report.html", "result.json"
+HEADER = ("case", "voxels", "windows", "DICE kidney", "tumour", "mean", "on the virtual Orin", "in network")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    from orin.boards import DEFAULT_VIRTUAL
+    from orin.plan import DEFAULT_STACK, STACKS
+
+    parser.add_argument(
+        "volumes", nargs="+", metavar="VOLUME", help=".nii, .nii.gz, .npy, a folder of KiTS19, phantom:SEED[:DxHxW]"
+    )
+    parser.add_argument(
+        "--labels", type=Path, action="append", default=[], metavar="FILE", help="the truth; once a volume, in order"
+    )
+    parser.add_argument("--network", default="unet3d-small", metavar="MODEL", help="unet3d-small, unet3d or FILE.onnx")
+    parser.add_argument("--weights", choices=("mlperf", "monai"), default="mlperf", help="of a window's voxels")
+    parser.add_argument("--overlap", type=float, default=0.5, metavar="SHARE", help="of neighbouring windows (0.5)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="windows in one call of the network (1)")
+    parser.add_argument("--calibration", type=Path, metavar="CACHE", help="INT8 with these ranges; without: FP32")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="label maps and report")
+    parser.add_argument("--scenario", choices=("singlestream", "offline"), help="also run the cases under LoadGen")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="length of that run (MLPerf: 600)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where its record goes (runs)")
+    parser.add_argument("--board", default=DEFAULT_VIRTUAL, metavar="BOARD", help=f"{DEFAULT_VIRTUAL} or another")
+    parser.add_argument("--mode", help="power mode of the virtual board: MAXN, 50W, 30W, 15W")
+    parser.add_argument("--stack", choices=STACKS, default=DEFAULT_STACK, help="software whose speed it has")
+    add_output_arguments(parser)
+    parser.set_defaults(handler=handle)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """All that the command has to tell."""
+
+    network: WindowNetwork
+    cases: Sequence[Segmented]
+    costs: Mapping[str, VolumeCost]
+    board: Board
+    record: RunRecord | None
+
+
+def handle(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from orin.bench import check_seconds
+    from orin.boards import open_board
+    from orin.cases import find_sources
+    from orin.errors import OrinError
+    from orin.report.overlays import Overlay, overlay
+    from orin.segment import Asked, open_network, segment_source
+    from orin.volume_run import expected_costs, run_volumes
+
+    talk = Talk(options.quiet)
+    if options.board == "jetson":
+        raise OrinError("orin segment computes on this machine's CPU and times the virtual board: --board virtual:NAME")
+    if options.batch < 1:
+        raise OrinError(f"--batch is {options.batch}, expected 1 window or more")
+    check_seconds(options.seconds)
+    sources = find_sources(options.volumes, options.labels)
+    board = open_board(options.board, "speed")
+    if options.mode:
+        board.soc.clocks(options.mode)  # an unknown one is said now, not behind the network's work
+    asked = Asked(options.weights, options.overlap, options.batch, options.calibration)
+    network = open_network(options.network, asked)
+    options.output.mkdir(parents=True, exist_ok=True)
+    overlays: list[Overlay] = []
+    cases = [
+        segment_source(
+            source,
+            network,
+            options.output,
+            talk.progress,
+            lambda case, labels: overlays.append(overlay(case, labels)),
+        )
+        for source in sources
+    ]
+    run = _run(options, network, cases)
+    record = run_volumes(run, board) if options.scenario else None
+    outcome = _Outcome(network, cases, expected_costs(run, board), board, record)
+    _write(options.output, outcome, overlays)
+    _tell(options, outcome)
+    return 0
+
+
+def _run(options: argparse.Namespace, network: WindowNetwork, cases: Sequence[Segmented]) -> VolumeRun:
+    from orin.volume_run import VolumeRun
+
+    return VolumeRun(
+        cases={case.name: network.sliding.plan(case.shape) for case in cases},
+        network=network.name,
+        workload=network.workload,
+        amax=network.amax,
+        weights=network.weights,
+        scenario=options.scenario or "singlestream",
+        seconds=options.seconds,
+        runs=options.runs,
+        batch=options.batch,
+        mode=options.mode,
+        stack=options.stack,
+    )
+
+
+def _heading(outcome: _Outcome) -> str:
+    network = outcome.network
+    return (
+        f"{network.name}, {network.weights}, {network.precision.upper()}, windows of "
+        f"{' x '.join(map(str, network.sliding.window))}, weights {network.sliding.weights}"
+    )
+
+
+def _rows(outcome: _Outcome) -> list[tuple[str, ...]]:
+    from orin.report.text import milliseconds, percent
+
+    rows: list[tuple[str, ...]] = []
+    for case in outcome.cases:
+        cost = outcome.costs[case.name]
+        latency = milliseconds(cost.latency_ms)
+        share = percent(cost.network_ms / cost.latency_ms)
+        shape = "x".join(map(str, case.shape))
+        rows.append((case.name, shape, str(case.windows), *_scores(case), latency, share))
+    return rows
+
+
+def _scores(case: Segmented) -> tuple[str, str, str]:
+    score = case.dice
+    if score is None:
+        return "–", "–", "–"
+    return f"{score.kidney:.4f}", f"{score.tumour:.4f}", f"{score.mean:.4f}"
+
+
+def _json(outcome: _Outcome, folder: Path) -> dict[str, Any]:
+    from engines.volumes.dice import mean_dice
+    from orin.results import result
+
+    network = outcome.network
+    scores = [case.dice for case in outcome.cases if case.dice]
+    mean = mean_dice(scores) if scores else None
+    return {
+        "network": network.name,
+        "network_weights": network.weights,
+        "precision": network.precision,
+        "window": list(network.sliding.window),
+        "window_weights": network.sliding.weights,
+        "board": outcome.board.name,
+        "cases": [{**case.as_json(), "expected": outcome.costs[case.name].as_json()} for case in outcome.cases],
+        "dice": mean and {"kidney": mean.kidney, "tumour": mean.tumour, "mean": mean.mean, "cases": len(scores)},
+        "run": None if outcome.record is None else result(outcome.record),
+        "report": str(folder / REPORT),
+    }
+
+
+def _write(folder: Path, outcome: _Outcome, overlays: Sequence[Any]) -> None:
+    import json
+
+    from orin.record import write_atomically
+    from orin.report import write_report
+    from orin.report.overlays import write_overlays
+
+    if outcome.record is not None:
+        write_report(outcome.record)
+    heading = f"{_heading(outcome)}; times are SIMULATED on {outcome.board.name}"
+    write_overlays(folder / REPORT, heading, overlays, HEADER, _rows(outcome))
+    write_atomically(folder / RESULT, json.dumps(_json(outcome, folder), indent=1))
+
+
+def _tell(options: argparse.Namespace, outcome: _Outcome) -> None:
+    from orin.cli.show import print_result
+
+    values = _json(outcome, options.output)
+    if options.json:
+        print_json(values)
+        return
+    print_table(_heading(outcome), _rows(outcome), HEADER)
+    if values["dice"]:
+        print(f"DICE of {values['dice']['cases']} cases: mean {values['dice']['mean']:.4f}")
+    print(f"times on the virtual Orin are SIMULATED ({outcome.board.name}, {options.stack})")
+    print(f"report: {values['report']}")
+    if outcome.record is not None:
+        print_result(outcome.record)
