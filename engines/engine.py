@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.costs import LayerWork
 from engines.spec import EngineSpec
 
 MANIFEST_VERSION = 1
@@ -38,11 +39,18 @@ class Binding:
 @dataclass(frozen=True)
 class Workload:
     """What one sample asks of an accelerator: multiply-accumulates, weight bytes, activation bytes (at one byte an
-    element, each tensor written once and read once per consumer)."""
+    element, each tensor written once and read once per consumer), bytes of its outputs, and all by fused layer."""
 
     macs: int
     weight_bytes: int
     activation_bytes: int
+    output_bytes: int = 0
+    layers: tuple[LayerWork, ...] = field(default=(), hash=False, repr=False)  # the sums above tell networks apart
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Workload:
+        """Read a workload from plain JSON values; `layers` may be missing."""
+        return cls(**{**values, "layers": tuple(LayerWork(**layer) for layer in values.get("layers", ()))})
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Manifest:
         if values.get("version") != MANIFEST_VERSION:
             raise ValueError(f"manifest version {values.get('version')!r}, expected {MANIFEST_VERSION}")
         values["spec"] = EngineSpec.from_json(values["spec"])
-        values["workload"] = Workload(**values["workload"])
+        values["workload"] = Workload.from_json(values["workload"])
         values["inputs"] = tuple(map(_binding, values["inputs"]))
         values["outputs"] = tuple(map(_binding, values["outputs"]))
         values["gpu_layers"] = tuple(values["gpu_layers"])

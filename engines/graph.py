@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.costs import fused_layers
 from engines.engine import Workload
 from engines.errors import EngineError
 from engines.onnx_model import ONNX_DOMAINS, load_model, model_inputs, opset_of, shape_of, without_weights
@@ -84,6 +85,8 @@ class Graph:
             macs=sum(layer.macs for layer in self.layers) // batch,
             weight_bytes=sum(self.tensors[name].elements for name in weights),
             activation_bytes=moved // batch,
+            output_bytes=sum(self.tensors[name].elements for name in self.outputs) // batch,
+            layers=fused_layers(self.layers, self.tensors, self.outputs, batch),
         )
 
 

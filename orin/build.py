@@ -161,7 +161,7 @@ def engine_parts(plan: Plan, subject: Subject, desk: Desk) -> tuple[dict[str, Pa
     if placed is not None:
         rewritten, graph, placement = placed
         parts["dla"] = rewritten, _dla_spec(plan, graph, placement, ranges, desk.say)
-    parts = {name: (model, replace(spec, sparse=desk.sparse)) for name, (model, spec) in parts.items()}
+    parts = {name: (model, replace(spec, sparse=desk.sparse or plan.sparsity)) for name, (model, spec) in parts.items()}
     return parts, placed[2] if placed else None
 
 

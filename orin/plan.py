@@ -25,6 +25,7 @@ _COMMENTS = {
     "rewrites": "what is changed in the DLA's network so that no layer falls back",
     "calibration": "TensorRT calibration cache with the INT8 ranges; null: collected from the photos at hand",
     "precision": "int8 | fp16 | fp32",
+    "sparsity": "use that 2 of 4 weights are zero; they must have been pruned so",
     "gpu_batch": "largest batch of the GPU engine; 0: the GPU runs no engine",
     "dla_batch": "static batch of the DLA engine",
     "dla_loop": "enqueues of that engine in one work item",
@@ -50,6 +51,7 @@ class Plan:
     rewrites: tuple[str, ...] = ("global-pool", "gemm-to-conv", "cut-tail")
     calibration: str | None = None
     precision: str = "int8"
+    sparsity: bool = False
     gpu_batch: int = 256
     dla_batch: int = 2
     dla_loop: int = 1
@@ -124,6 +126,8 @@ def _check(plan: Plan) -> None:
         value = getattr(plan, name)
         if value not in allowed:
             raise OrinError(f"plan field {name} is {value!r}, expected one of {', '.join(allowed)}")
+    if not isinstance(plan.sparsity, bool):
+        raise OrinError(f"plan field sparsity is {plan.sparsity!r}, expected true or false")
     if plan.mode is not None and plan.clocks_mhz is not None:
         raise OrinError("plan has both mode and clocks_mhz: keep one")
     if not plan.accelerators:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.engine import Workload
+from engines.volumes.plan import WINDOW, plan_windows
 from orin.build import dla_network
+from orin.errors import OrinError
+from orin.parts import RNNT, cut, rnnt_workload
 from orin.plan import Plan
-from orin.soc import soc
+from orin.soc import Soc, soc
 from orin.tails import tail_network_of
-from orin.virtual.predict import Options, Prediction, Workloads, predict
+from orin.virtual.predict import Options, Prediction, Varied, Workloads, predict, service_ms
+from orin.virtual.varied import KITS19, SQUAD, over
+from orin.volume_cost import NETWORK as UNET
+from orin.volume_cost import volume_cost
+from power.boards import AGX_ORIN_RAILS
 
 if TYPE_CHECKING:
     from engines.graph import Graph
 
+BERT, BERT_TOKENS = "bert-large", 384  # of the zoo's graph
+
 
 def workloads(plan: Plan) -> Workloads:
-    """Return what the plan's engines would hold, from the network's graph alone (no weights are made)."""
+    """Return what the plan's engines would hold, from the network's graph alone (no weights are made), or its parts.
+
+    OrinError for RNN-T on a DLA, EngineError for a network that is not known.
+    """
+    if plan.network == RNNT:
+        return _rnnt(plan)
     from engines.graph import read_graph
     from engines.zoo import model as zoo_model
 
@@ -40,6 +55,51 @@ def _tail(plan: Plan, graph: Graph) -> Workload | None:
     return read_graph(network, "tail").workload if network is not None else None
 
 
+def _rnnt(plan: Plan) -> Workloads:
+    if plan.dla_cores:
+        raise OrinError("rnnt runs on the GPU alone, an LSTM is no layer of the DLA: set dla_cores: 0 (--dla-cores 0)")
+    return Workloads(rnnt_workload(), rnnt_workload())
+
+
 def predict_plan(plan: Plan, soc_name: str, scenario: str = "offline", options: Options | None = None) -> Prediction:
-    """Predict a plan on a SoC by name; OrinError for what is not known or cannot run."""
-    return predict(plan, soc(soc_name), scenario, workloads(plan), options)
+    """Predict a plan on a SoC by name, over its data set too where that varies in length.
+
+    OrinError for what is not known or cannot run.
+    """
+    board, work = soc(soc_name), workloads(plan)
+    prediction = predict_on(plan, board, scenario, work, options)
+    found = varied(plan, board, scenario, work, options or Options())
+    return replace(prediction, varied=found, notes=(found.note, *prediction.notes)) if found else prediction
+
+
+def predict_on(plan: Plan, board: Soc, scenario: str, work: Workloads, options: Options | None = None) -> Prediction:
+    """Predict a plan whose workloads are at hand; notes say what its mode's clocks and its power do not show."""
+    prediction = predict(plan, board, scenario, work, options)
+    mode = plan.mode or (board.fullest_mode if plan.clocks_mhz is None else None)
+    notes = board.notes(mode) if mode and plan.dla_cores > 1 else ()
+    if board.board.rails == AGX_ORIN_RAILS:
+        return replace(prediction, notes=(*prediction.notes, *notes))
+    whose = f"power: AGX Orin's constants on {board.name}'s rails, of which none are published"
+    return replace(prediction, notes=(*prediction.notes, *notes, whose))
+
+
+def varied(plan: Plan, board: Soc, scenario: str, work: Workloads, options: Options) -> Varied | None:
+    """Predict a plan over its network's data set; None where lengths do not vary, or work is not the GPU's alone.
+
+    Sentences hold no padding: MLPerf's harness concatenates tokens, and sorts Offline's query by length: a batch is
+    of one. A volume runs window by window, one case at a time in both scenarios.
+    """
+    alone = plan.gpu_batch and (scenario == "singlestream" or (scenario == "offline" and not plan.dla_cores))
+    if not alone or plan.network not in (BERT, UNET) or (plan.network == UNET and plan.sparsity):
+        return None  # a volume's cost is of dense engines
+
+    def sentence_ms(tokens: int) -> float:
+        shorter = replace(work, gpu=cut(work.gpu, tokens / BERT_TOKENS))
+        return service_ms(plan, board, shorter, options, plan.gpu_batch if scenario == "offline" else None)
+
+    def volume_ms(windows: int) -> float:
+        depth, height, width = WINDOW
+        row = plan_windows(((windows + 1) * depth // 2, height, width))  # each overlaps half of the next
+        return volume_cost(plan, board, work.gpu, row).latency_ms
+
+    return over(SQUAD, sentence_ms, scenario) if plan.network == BERT else over(KITS19, volume_ms, scenario)

@@ -1,8 +1,9 @@
 """The SoC as facts: what can compute, how fast, and what each power mode leaves of it.
 
-Sources: NVIDIA Jetson AGX Orin data sheet and technical brief (SMs, DLA, DRAM); `jetson_clocks --show` on a 64 GB
-devkit (clocks); torch.add STREAM on AGX Orin and Orin NX at eight clocks, branes-ai/graphs b6c5e82 (what the GPU can
-draw from DRAM). Rails and power modes are `power.boards`'.
+Sources: NVIDIA Jetson AGX Orin and Orin NX data sheets and technical brief (SMs, DLA, DRAM, clocks; a DLA's highest
+clock on the smaller modules is what their sparse INT8 TOPS come to); `jetson_clocks --show` on a 64 GB devkit (its
+clocks); EMC clocks that tegrastats logs of Orin modules print (steps); torch.add STREAM on AGX Orin and Orin NX at
+eight clocks, branes-ai/graphs b6c5e82 (what the GPU can draw from DRAM). Rails and power modes are `power.boards`'.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orin.errors import OrinError
-from power.boards import AGX_ORIN_64GB, BoardFacts
+from power.boards import AGX_ORIN_32GB, AGX_ORIN_64GB, ORIN_NX_16GB, ORIN_NX_16GB_SUPER, BoardFacts
 
 GPU = "gpu"
 DLAS = ("dla0", "dla1")
@@ -20,6 +21,8 @@ ACCELERATORS = (GPU, *DLAS)
 GPU_STREAM_SHARE = 0.924  # of the DRAM peak, the most the GPU streams at any clock
 GPU_BYTES_PER_CLK_PER_GPC = 104.4  # below about 0.9 GHz the GPU cannot ask for more
 DRAM_SUSTAINED_SHARE = 0.85  # of the DRAM peak, what convolution kernels sustain together
+EMC_STEPS_MHZ = (204.0, 665.6, 2133.0, 3199.0)
+ROUNDING = 1.005  # published clocks are rounded: 1300, 3200 MHz
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Soc:
     dram_bytes: int
     dram_bytes_per_clk: float
     max_clocks: Clocks
+    emc_steps_mhz: tuple[float, ...] = EMC_STEPS_MHZ
 
     @property
     def name(self) -> str:
@@ -78,22 +82,42 @@ class Soc:
             cpus=caps.cpus,
         )
 
+    @property
+    def fullest_mode(self) -> str:
+        """Name of the mode without caps: MAXN, or MAXN_SUPER on a module flashed so."""
+        return self.board.modes[0].name
+
     def free_clocks(self, clocks_mhz: Mapping[str, float]) -> Clocks:
-        """Return these clocks, the others at their top; OrinError for one that this module does not reach."""
-        known = self.max_clocks.as_mhz()
+        """Return the clocks that values for some of gpu, dla, emc, cpu come to; what is not named runs at its highest.
+
+        The EMC has few steps and takes the one below. A value is where a clock is locked, or, as a cap, where it stands
+        under load: what DVFS saves on an idle accelerator is not modelled. OrinError for an unknown clock or value.
+        """
+        top = self.max_clocks.as_mhz()
         for name, mhz in clocks_mhz.items():
-            if name not in known:
-                raise OrinError(f"plan field clocks_mhz has {name!r}; clocks are {', '.join(known)}")
-            if isinstance(mhz, bool) or not isinstance(mhz, (int, float)) or not 0 < mhz <= known[name] * 1.005:
-                raise OrinError(f"plan field clocks_mhz has {name}: {mhz!r}, expected MHz up to {known[name]}")
-        chosen = {**known, **clocks_mhz}
+            if name not in top:
+                raise OrinError(f"plan field clocks_mhz has {name!r}; clocks are {', '.join(top)}")
+            if isinstance(mhz, bool) or not isinstance(mhz, (int, float)) or not 0 < mhz <= top[name] * ROUNDING:
+                raise OrinError(f"plan field clocks_mhz has {name}: {mhz!r}, expected MHz up to {top[name]}")
+        chosen = {**top, **clocks_mhz}
+        emc_mhz = self._emc_step(chosen["emc"])
         return replace(
-            self.max_clocks,
-            gpu_mhz=chosen["gpu"],
-            dla_mhz=chosen["dla"],
-            emc_mhz=chosen["emc"],
-            cpu_mhz=chosen["cpu"],
+            self.max_clocks, gpu_mhz=chosen["gpu"], dla_mhz=chosen["dla"], emc_mhz=emc_mhz, cpu_mhz=chosen["cpu"]
         )
+
+    def _emc_step(self, mhz: float) -> float:
+        below = [step for step in self.emc_steps_mhz if step <= mhz * ROUNDING]
+        if not below:
+            steps = ", ".join(f"{step:g}" for step in self.emc_steps_mhz)
+            raise OrinError(f"plan field clocks_mhz has emc: {mhz!r}, expected at least the lowest of {steps} MHz")
+        return below[-1]
+
+    def notes(self, mode: str) -> tuple[str, ...]:
+        """Say in words what a mode's clocks do not show."""
+        caps = self.board.mode(mode)
+        if caps.dla1_mhz is None or self.dla_cores < 2:
+            return ()
+        return (f"{caps.name} caps dla1 at {caps.dla1_mhz:g} MHz: the model gives both cores dla0's {caps.dla_mhz:g}",)
 
     def gpu_peak_ops(self, clocks: Clocks) -> float:
         """INT8 operations per second of the GPU, dense."""
@@ -127,7 +151,29 @@ AGX_ORIN_64GB_SOC = Soc(
     max_clocks=Clocks(gpu_mhz=1300.5, dla_mhz=1600.0, emc_mhz=3199.0, cpu_mhz=2201.6, sms=16, cpus=12),
 )
 
-SOCS = {soc.name: soc for soc in (AGX_ORIN_64GB_SOC,)}
+AGX_ORIN_32GB_SOC = replace(
+    AGX_ORIN_64GB_SOC,
+    board=AGX_ORIN_32GB,
+    sms=14,
+    dram_bytes=32 << 30,
+    max_clocks=Clocks(gpu_mhz=930.75, dla_mhz=1408.0, emc_mhz=3199.0, cpu_mhz=2201.6, sms=14, cpus=8),
+)
+ORIN_NX_16GB_SOC = replace(
+    AGX_ORIN_64GB_SOC,
+    board=ORIN_NX_16GB,
+    sms=8,
+    gpcs=1,
+    dram_bytes=16 << 30,
+    dram_bytes_per_clk=32.0,  # 128 bit, both edges
+    max_clocks=Clocks(gpu_mhz=918.0, dla_mhz=614.4, emc_mhz=3199.0, cpu_mhz=1984.0, sms=8, cpus=8),
+)
+ORIN_NX_16GB_SUPER_SOC = replace(
+    ORIN_NX_16GB_SOC,
+    board=ORIN_NX_16GB_SUPER,
+    max_clocks=replace(ORIN_NX_16GB_SOC.max_clocks, gpu_mhz=1173.0, dla_mhz=1228.8),
+)
+
+SOCS = {soc.name: soc for soc in (AGX_ORIN_64GB_SOC, AGX_ORIN_32GB_SOC, ORIN_NX_16GB_SOC, ORIN_NX_16GB_SUPER_SOC)}
 
 
 def soc(name: str) -> Soc:

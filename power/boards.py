@@ -5,7 +5,9 @@ NVIDIA forum 81016 and 75574 (AGX Xavier), 200883 (Orin NX and Nano), 366461 (Th
 `arch/arm64/boot/dts/nvidia/tegra234-p3701.dtsi` (2 milliohm shunts, channels) and `tegra234-p3767.dtsi` (5 milliohm);
 TI SBOS576 (INA3221: 40 uV and 8 mV steps, gain 0.25 % and offset 80 uV at most, exponential filter); NVIDIA's
 `nvpower.sh` for tegra194 and tegra234 (512 samples, 3 channels, 140 us + 140 us); nvpmodel_p3701_0000.conf and _0004
-as shipped in LineageOS' device tree (modes); `jetson_clocks --show` on a 64 GB devkit, R39.2 (what MAXN resolves to).
+as shipped in LineageOS' device tree (modes), nvpmodel_p3767_0000.conf and _0000_super.conf from the same place, the
+TPCs of its modes as torch.add STREAM found them (branes-ai/graphs b6c5e82); `jetson_clocks --show` on a 64 GB devkit,
+R39.2 (what MAXN resolves to).
 """
 
 from __future__ import annotations
@@ -75,7 +77,11 @@ class TotalRule:
 
 @dataclass(frozen=True)
 class PowerMode:
-    """One nvpmodel mode: caps in MHz (None: the chip's own maximum), TPCs and CPUs that stay on."""
+    """One nvpmodel mode: caps in MHz (None: the chip's own maximum), TPCs and CPUs that stay on.
+
+    `dla_mhz` caps both DLA cores, unless `dla1_mhz` has another cap for the second; a NaN is a cap that no source
+    gives.
+    """
 
     id: int
     name: str
@@ -86,6 +92,7 @@ class PowerMode:
     emc_mhz: float | None
     dla_mhz: float | None
     dla_falcon_mhz: float | None
+    dla1_mhz: float | None = None
 
 
 @dataclass(frozen=True)
@@ -233,6 +240,36 @@ AGX_ORIN_32GB = BoardFacts(
     default_mode="30W",
 )
 
+# The module is flashed with one of two configurations: both number their fullest mode 0, the super one calls it
+# MAXN_SUPER and lets GPU and DLA run faster. Its 15W is the newer file's.
+ORIN_NX_16GB = BoardFacts(
+    name="orin-nx-16gb",
+    title="Jetson Orin NX 16 GB",
+    module="p3767-0000",
+    rails=P3767_RAILS,
+    filter_tau_s=INA3221_TAU_S,
+    modes=(
+        PowerMode(0, "MAXN", 8, 4, None, None, None, None, None),
+        PowerMode(1, "10W", 4, 2, 1190.4, 612.0, 2133.0, 153.6, UNKNOWN, dla1_mhz=115.2),
+        PowerMode(2, "15W", 4, 2, 1651.2, 612.0, None, 614.4, UNKNOWN),
+        PowerMode(3, "25W", 8, 4, 1497.6, 408.0, None, 614.4, UNKNOWN),
+    ),
+    default_mode="15W",
+)
+ORIN_NX_16GB_SUPER = replace(
+    ORIN_NX_16GB,
+    name="orin-nx-16gb-super",
+    title="Jetson Orin NX 16 GB, super configuration",
+    modes=(
+        PowerMode(0, "MAXN_SUPER", 8, 4, None, None, None, None, None),
+        ORIN_NX_16GB.modes[1],
+        PowerMode(2, "15W", 4, 2, 1420.8, 612.0, None, 614.4, UNKNOWN, dla1_mhz=115.2),
+        ORIN_NX_16GB.modes[3],
+        PowerMode(4, "40W", 8, 4, 1497.6, 1173.0, None, 908.8, 435.2),
+    ),
+    default_mode="40W",
+)
+
 BOARDS = {
     board.name: board
     for board in (
@@ -243,7 +280,8 @@ BOARDS = {
         ),
         # Its carrier's CVB_ATX_12V, _3V3 and _5V are inputs of the carrier, no part of the module.
         BoardFacts("agx-orin-industrial", "Jetson AGX Orin Industrial", "p3701-0008", AGX_ORIN_RAILS, INA3221_TAU_S),
-        BoardFacts("orin-nx-16gb", "Jetson Orin NX 16 GB", "p3767-0000", P3767_RAILS, INA3221_TAU_S),
+        ORIN_NX_16GB,
+        ORIN_NX_16GB_SUPER,
         BoardFacts("orin-nx-8gb", "Jetson Orin NX 8 GB", "p3767-0001", P3767_RAILS, INA3221_TAU_S),
         BoardFacts("orin-nano-8gb", "Jetson Orin Nano 8 GB", "p3767-0003", P3767_RAILS, INA3221_TAU_S),
         BoardFacts("orin-nano-4gb", "Jetson Orin Nano 4 GB", "p3767-0004", P3767_RAILS, INA3221_TAU_S),

@@ -1,11 +1,13 @@
 """A board's mode file from the tables of `power.boards`, where its own /etc/nvpmodel.conf is not at hand.
 
-A board's own file comes first wherever it can be read. This one holds the clocks that the tables know; PVA and fan are
-left as they are. Paths: NVIDIA's mode files for tegra234 (kernel 5.10, and with `_KNEXT` 5.15 and later).
+A board's own file comes first wherever it can be read. This one holds the clocks that the tables know; PVA, fan and
+what no source gives are left as they are. Paths: NVIDIA's mode files for tegra234 (kernel 5.10, and with `_KNEXT` 5.15
+and later).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from power.boards import BoardFacts, PowerMode
@@ -80,9 +82,10 @@ def _mode(mode: PowerMode, cpus: int) -> Mode:
     values["GPU", "MIN_FREQ"] = 0
     values["GPU", "MAX_FREQ"] = _cap(mode.gpu_mhz, 1e6)
     values["EMC", "MAX_FREQ"] = _cap(mode.emc_mhz, 1e6)
-    for core in range(len(_DLA_ADDRESSES)):
-        values[f"DLA{core}_CORE", "MAX_FREQ"] = _cap(mode.dla_mhz, 1e6)
-        values[f"DLA{core}_FALCON", "MAX_FREQ"] = _cap(mode.dla_falcon_mhz, 1e6)
+    for core, mhz in enumerate((mode.dla_mhz, mode.dla1_mhz or mode.dla_mhz)):
+        values[f"DLA{core}_CORE", "MAX_FREQ"] = _cap(mhz, 1e6)
+        if mode.dla_falcon_mhz is None or not math.isnan(mode.dla_falcon_mhz):
+            values[f"DLA{core}_FALCON", "MAX_FREQ"] = _cap(mode.dla_falcon_mhz, 1e6)
     return Mode(mode.id, mode.name, {key: str(value) for key, value in values.items()})
 
 

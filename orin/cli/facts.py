@@ -68,6 +68,7 @@ def boards(options: argparse.Namespace) -> int:
     for fact in facts:
         print_table(f"{fact['title']} ({fact['name']}, module {fact['module']})", _accelerator_rows(fact))
         print_table("power modes, clocks in MHz", _mode_rows(fact), _MODE_HEADER)
+        print("".join(f"{note}\n" for note in fact["notes"]))
     return 0
 
 
@@ -89,7 +90,9 @@ def board_facts(name: str) -> dict[str, Any]:
         "dla_tops": facts.dla_cores * facts.dla_peak_ops(top) / 1e12,
         "rails": {rail.name: rail.meaning for rail in facts.board.rails},
         "default_mode": facts.board.default_mode,
+        "emc_steps_mhz": list(facts.emc_steps_mhz),
         "modes": {mode.name: _mode(name, mode.name) for mode in facts.board.modes},
+        "notes": [note for mode in facts.board.modes for note in facts.notes(mode.name)],
     }
 
 
@@ -106,10 +109,14 @@ def _accelerator_rows(fact: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("GPU", f"{fact['sms']} SMs, {fact['gpu_tops']:.1f} TOPS (dense INT8)"),
         ("DLA", f"{fact['dla_cores']} cores, {fact['dla_tops']:.1f} TOPS together (dense INT8)"),
-        ("DRAM", f"{fact['dram_gib']:.0f} GiB, {fact['dram_gb_per_s']:.1f} GB/s"),
+        ("DRAM", f"{fact['dram_gib']:.0f} GiB, {fact['dram_gb_per_s']:.1f} GB/s, EMC steps {_steps(fact)} MHz"),
         ("rails", ", ".join(fact["rails"])),
         ("", ""),
     ]
+
+
+def _steps(fact: dict[str, Any]) -> str:
+    return ", ".join(f"{mhz:g}" for mhz in fact["emc_steps_mhz"])
 
 
 _MODE_HEADER = ("", "GPU", "SMs", "DLA", "EMC", "CPU", "cores", "TOPS")

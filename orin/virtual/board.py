@@ -22,7 +22,7 @@ from orin.errors import OrinError
 from orin.plan import DEFAULT_STACK, Plan
 from orin.soc import GPU, Clocks, Soc
 from orin.virtual.machine import Job
-from orin.virtual.model import RESTING_MODE, CostModel, EngineShape, clocks_of
+from orin.virtual.model import CostModel, EngineShape, clocks_of
 from orin.virtual.paced import Clock, PacedMachine
 from orin.virtual.rails import RailsFile, RailsState
 from power.meter import Meter
@@ -127,7 +127,7 @@ class VirtualBoard:
         self.name = f"virtual:{soc.name}"
         self.soc = soc
         self.computes_outputs = pacing == "numerics"
-        self._machine = PacedMachine(CostModel(soc, soc.clocks(RESTING_MODE), DEFAULT_STACK), seed, clock)
+        self._machine = PacedMachine(CostModel(soc, soc.clocks(soc.fullest_mode), DEFAULT_STACK), seed, clock)
         self._runners: dict[Path, OrtRunner] = {}
 
     def load(self, engine: Engine, accelerator: str, depth: int, tail: Engine | None = None) -> LoadedEngine:
@@ -174,6 +174,7 @@ class VirtualBoard:
         with tempfile.TemporaryDirectory(prefix="orin-rails-") as folder:
             path = Path(folder) / "rails"
             program = ["-m", "orin.virtual.tegrastats", "--rails", str(path), "--interval", str(INTERVAL_MS)]
+            program += ["--board", self.soc.name]
             tegrastats = Tegrastats([sys.executable, *program], on_line, SILENCE_S)
             with _Publisher(path, self._machine), tegrastats as source:
                 yield Meter(self.soc.board, source)

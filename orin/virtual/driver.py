@@ -12,7 +12,9 @@ from orin.soc import GPU
 from orin.virtual.machine import Machine, Totals
 from orin.virtual.model import CostModel, EngineCost, EngineShape
 
-WARM_ITEMS, STEADY_ITEMS = 3, 12  # work items of the slowest accelerator, before and in the window of the steady state
+WARM_ITEMS = 3  # work items of the slowest accelerator before the window of the steady state
+STEADY_ITEMS = 4, 12  # the fewest and the most of them in the window, which holds about ENOUGH_ITEMS of the fastest
+ENOUGH_ITEMS = 200
 
 
 class Item:
@@ -41,6 +43,7 @@ class Crew:
         ends_in_topk = plan.tail == "gpu" and "cut-tail" in plan.rewrites  # unless the shapes say what follows
         self._topk = {name for name in self.names if ends_in_topk and name != GPU and shapes[name].tail is None}
         self._with_tail = lru_cache(maxsize=None)(self._add_tail)
+        self._cost = lru_cache(maxsize=None)(lambda name, samples: model.cost(shapes[name], samples))
 
     def size(self, accelerator: str) -> int:
         """Samples of a full work item."""
@@ -65,7 +68,7 @@ class Crew:
         enqueues = -(-samples // batch)
         item = Item(accelerator, samples, enqueues, query_ns)
         for k in range(enqueues):
-            cost = self.model.cost(self.shapes[accelerator], min(batch, samples - k * batch))
+            cost = self._cost(accelerator, min(batch, samples - k * batch))
             if accelerator in self._topk and k == enqueues - 1:
                 cost = self._with_tail(cost)
             self.machine.submit(accelerator, cost, item)
@@ -103,8 +106,9 @@ class Observed:
 class _Window:
     """The steady state: per accelerator its samples between first and last completion inside a window of time."""
 
-    def __init__(self, machine: Machine, begin_ns: float, end_ns: float) -> None:
+    def __init__(self, machine: Machine, begin_ns: float, end_ns: float, anchor: str) -> None:
         self._machine = machine
+        self._anchor = anchor
         self._begin_ns, self._end_ns = begin_ns, end_ns
         self._first_ns: dict[str, float] = {}
         self._last_ns: dict[str, float] = {}
@@ -121,7 +125,7 @@ class _Window:
             self._first_ns[name] = now_ns
         self._samples[name] = 0 if is_first else self._samples[name] + item.samples
         self._last_ns[name] = now_ns
-        if name == next(iter(self._first_ns)):  # whole items of one accelerator bound the totals too
+        if name == self._anchor:  # whole items of the slowest accelerator bound the totals too
             self._readings[is_first] = self._machine.totals()
 
     def rates(self) -> dict[str, float]:
@@ -139,14 +143,18 @@ def offline(crew: Crew, samples: int | None, seconds: float, full: bool = False)
     All events are run, or the steady state is measured once and carried on.
     """
     rates = {name: crew.solo_rate(name) for name in crew.names}
-    slowest_ns = max(crew.size(name) / rates[name] for name in crew.names)
-    warm_ns, window_ns = WARM_ITEMS * slowest_ns, STEADY_ITEMS * slowest_ns
+    items_ns = {name: crew.size(name) / rates[name] for name in crew.names}
+    slowest = max(items_ns, key=lambda name: items_ns[name])
+    slowest_ns = items_ns[slowest]
+    fewest, most = STEADY_ITEMS
+    steady_items = min(most, max(fewest, ENOUGH_ITEMS * min(items_ns.values()) / slowest_ns))
+    warm_ns, window_ns = WARM_ITEMS * slowest_ns, steady_items * slowest_ns
     # Enough for warm-up and window; the queue's last samples, where the accelerators end unevenly, are run as well.
     enough = int(sum(rates.values()) * (warm_ns + window_ns + 3 * slowest_ns)) + sum(map(crew.size, crew.names))
     asked = samples or max(1, round(seconds * sum(rates.values()) * 1e9))
     if full or asked <= enough:
         return _answer(crew, asked, rates, lambda item: None)
-    window = _Window(crew.machine, warm_ns, warm_ns + window_ns)
+    window = _Window(crew.machine, warm_ns, warm_ns + window_ns, slowest)
     run = _answer(crew, enough, rates, window.note)
     rates = window.rates()
     extra_ns = (samples - enough) / sum(rates.values()) if samples else max(0.0, seconds * 1e9 - run.duration_ns)

@@ -1,23 +1,26 @@
 """How long an engine takes and what it draws from DRAM, alone on the SoC.
 
-GPU:  T(n) = weights / BW + fixed * f0/f + n * image * (s * ops0/ops + (1 - s) * BW0/BW), at least the launch floor.
-DLA:  T(n) = n * (a / f + (b_act + b_weight / n) * DRAM0/DRAM), n up to the batch that its SRAM amortises.
-Compute and memory parts add: taking their maximum misses published modes by up to 6 %, the sum by 0.4 % (rms).
+The sum over its fused layers (`orin.virtual.layers`), times what its network was measured to take over that, if it was;
+then what depends on the software stack: launches, the host, non-maximum suppression behind detectors.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engines.engine import Manifest, Workload
 from orin.errors import OrinError
 from orin.plan import Plan
 from orin.soc import AGX_ORIN_64GB_SOC, GPU, Clocks, Soc
-from orin.virtual.parameters import DlaLaw, GpuLaw, Parameters, load_parameters
+from orin.virtual.layers import Rates, Spent, dla_times, gpu_times, pruned, table
+from orin.virtual.parameters import Parameters, load_parameters
 
-REFERENCE = AGX_ORIN_64GB_SOC  # the module whose measured times the parameters are
+REFERENCE = AGX_ORIN_64GB_SOC  # the module whose clocks the shared times are at
 ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
 GPU_SEGMENT = "gpu"
 DLA_SEGMENT = "dla"
@@ -28,7 +31,7 @@ UNMEASURED = "tail"  # the name of no network: its time is a prior from its work
 @dataclass(frozen=True)
 class EngineShape:
     """What the model has to know of an engine, built or not: `device` is "gpu" or "dla", `tail` the work of what
-    follows it on the GPU."""
+    follows it on the GPU, `sparse` whether it uses that 2 of 4 weights are zero."""
 
     network: str
     device: str
@@ -37,17 +40,22 @@ class EngineShape:
     workload: Workload
     gpu_layers: tuple[str, ...] = ()
     tail: Workload | None = None
+    sparse: bool = False
 
     @classmethod
     def of(cls, manifest: Manifest) -> EngineShape:
         """Describe a built engine."""
         spec = manifest.spec
-        return cls(spec.network, spec.device, spec.batch, spec.precision, manifest.workload, manifest.gpu_layers)
+        sparse, work = spec.sparse, manifest.workload
+        return cls(spec.network, spec.device, spec.batch, spec.precision, work, manifest.gpu_layers, sparse=sparse)
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A stretch of one job on one resource ("gpu" or "dla"): times alone on the SoC, bytes, power relative to INT8."""
+    """A stretch of one job on one resource ("gpu" or "dla"): times alone on the SoC, bytes, power.
+
+    `activity` is the GPU's power over that of a kernel that multiplies nothing.
+    """
 
     resource: str
     compute_ns: float
@@ -59,6 +67,23 @@ class Segment:
     def solo_ns(self) -> float:
         """Duration with nothing else running."""
         return self.compute_ns + self.memory_ns
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One fused layer of an enqueue, alone on the SoC; overhead is what it takes however little it does."""
+
+    name: str
+    op: str
+    compute_ns: float
+    memory_ns: float
+    overhead_ns: float
+    dram_bytes: float
+
+    @property
+    def solo_ns(self) -> float:
+        """All of it."""
+        return self.compute_ns + self.memory_ns + self.overhead_ns
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +112,10 @@ class EngineCost:
         return sum(segment.dram_bytes for segment in self.chain)
 
 
-RESTING_MODE = "MAXN"  # of the virtual board, where nobody asks for a mode
-
-
 def clocks_of(plan: Plan, soc: Soc) -> Clocks:
-    """Return the clocks that a plan asks for: its mode, its locked clocks, or else what the virtual board rests in."""
+    """Return the clocks that a plan asks for: its mode, its locked clocks, or else the board's fullest mode."""
     if plan.clocks_mhz is None:
-        return soc.clocks(plan.mode or RESTING_MODE)
+        return soc.clocks(plan.mode or soc.fullest_mode)
     return soc.free_clocks(plan.clocks_mhz)
 
 
@@ -114,16 +136,58 @@ class CostModel:
         key = (shape, count)
         if key not in self._costs:
             cost = self._gpu(shape, count) if shape.device == GPU else self._dla(shape)
-            self._costs[key] = cost if shape.tail is None else self._followed(cost, shape.tail, count)
+            self._costs[key] = (
+                cost if shape.tail is None else replace(cost, tail=self._behind(shape, shape.tail, count))
+            )
         return self._costs[key]
+
+    def layers(self, shape: EngineShape, samples: int) -> tuple[LayerTime, ...]:
+        """Return the layers of one enqueue on its own accelerator, without what the stack adds."""
+        count = samples if shape.device == GPU else shape.batch
+        spent = self._spent(shape, count)
+        named = [(layer.name, layer.op) for layer in shape.workload.layers] or [(shape.network, "whole")]
+        columns = (spent.compute_ms, spent.memory_ms, spent.overhead_ms)
+        times_ns = zip(*((1e6 * part).tolist() for part in columns))
+        return tuple(
+            LayerTime(name, op, compute_ns, memory_ns, overhead_ns, moved)
+            for (name, op), (compute_ns, memory_ns, overhead_ns), moved in zip(
+                named, times_ns, spent.dram_bytes.tolist()
+            )
+        )
 
     def tail(self) -> Segment:
         """Return the small GPU kernel (top-k) that follows a DLA engine where the plan's tail is "gpu"."""
         return Segment(GPU_SEGMENT, self._shared["gpu_tail_ms"] * 1e6 * self._gpu_slowdown, 0.0, 0.0, 0.0)
 
     def is_measured(self, shape: EngineShape) -> bool:
-        """Say whether a network has measured parameters (else its prior is used)."""
-        return shape.network in self.parameters.networks
+        """Say whether rows of a network on its accelerator were fitted (else the law of its layers stands alone)."""
+        fit = self.parameters.networks.get(shape.network)
+        return fit is not None and shape.device in fit.measured
+
+    def speed_sd(self, shape: EngineShape) -> float:
+        """Return the standard deviation of the logarithm of an engine's time: the network's factors and the rest."""
+        dense_sd = self._dense_sd(shape)
+        if not shape.sparse:
+            return dense_sd
+        cost = self.cost(shape, shape.batch)
+        arithmetic = sum(part.compute_ns for part in cost.chain) / cost.solo_ns
+        return float(np.hypot(dense_sd, self._shared["sparse_sd"] * arithmetic))
+
+    def _dense_sd(self, shape: EngineShape) -> float:
+        shared = self.parameters.shared
+        if not self.is_measured(shape):
+            return shared[f"{shape.device}_unmeasured_sd"]
+        cost = self.cost(shape, shape.batch)
+        own = [part for part in cost.segments if part.resource == (GPU_SEGMENT if shape.device == GPU else DLA_SEGMENT)]
+        compute = sum(part.compute_ns for part in own) / cost.solo_ns
+        memory = sum(part.memory_ns for part in own) / cost.solo_ns
+        fit = self.parameters.networks[shape.network]
+        cc, mm, cm = fit.spread[shape.device]
+        variance = compute * compute * cc + memory * memory * mm + 2 * compute * memory * cm
+        variance += shared[f"{shape.device}_measured_sd"] ** 2
+        if shape.device == GPU and self.stack.name not in fit.stacks:
+            variance += shared["stack_sd"] ** 2
+        return float(np.sqrt(variance))
 
     def notes(self, shapes: Sequence[EngineShape]) -> tuple[str, ...]:
         """Say in words whose numbers are used in place of missing ones."""
@@ -132,11 +196,14 @@ class CostModel:
         for device, source in (("gpu", self.stack.gpu_from), ("dla", self.stack.dla_from)):
             if device in devices and source != self.stack.name:
                 notes.append(f"stack {self.stack.name} uses {source}'s {device.upper()} parameters: none published")
-        for network in sorted({shape.network for shape in shapes if not self.is_measured(shape)}):
-            notes.append(f"{network} was never measured: prior from its layers' work, within a factor of two")
-        return tuple(notes)
+        for shape in shapes:
+            if not self.is_measured(shape):
+                notes.append(f"{shape.network} was never measured on the {shape.device.upper()}: its layers' law alone")
+        if any(shape.sparse for shape in shapes):
+            notes.append("2:4 sparsity: its speed is a prior, for weights that were pruned for it; power as if dense")
+        return tuple(dict.fromkeys(notes))
 
-    # -- scales relative to the module the parameters were measured on ------------------------------------------------
+    # -- scales relative to the module the shared times are of --------------------------------------------------------
 
     @property
     def _host_slowdown(self) -> float:
@@ -151,107 +218,101 @@ class CostModel:
         reference = REFERENCE.dram_peak_bytes_per_s(REFERENCE.max_clocks)
         return reference / self.soc.dram_peak_bytes_per_s(self.clocks)
 
+    # -- layers -------------------------------------------------------------------------------------------------------
+
+    def _spent(self, shape: EngineShape, samples: int) -> Spent:
+        layers, law, clocks = table(shape.workload), self.parameters.law, self.clocks
+        if shape.device == GPU:
+            peak = self.soc.gpu_peak_ops(clocks) / 2
+            rates = Rates(peak, self.soc.gpu_dram_bytes_per_s(clocks), clocks.gpu_mhz, clocks.sms)
+            spent = gpu_times(layers, samples, rates, law, ELEMENT_BYTES[shape.precision])
+            slower = self.stack.image_factor * law.get(f"gpu_{shape.precision}_factor", 1.0)
+        else:
+            bytes_per_s = law["dla_gb_per_s"] * 1e9 / self._dram_slowdown
+            rates = Rates(self.soc.dla_peak_ops(clocks) / 2, bytes_per_s, clocks.dla_mhz)
+            spent = dla_times(layers, samples, rates, law)
+            slower = self._shared["dla_fp16_factor"] if shape.precision == "fp16" else 1.0
+        compute, memory = self.parameters.factors(shape.network, shape.device)
+        # FP16 on a DLA takes its time with memory too: its power (row 101) shows the traffic per second of INT8.
+        wider = slower if shape.device != GPU else 1.0
+        return Spent(
+            spent.compute_ms * (compute * slower) / self._sparse_speedup(shape),
+            spent.memory_ms * (memory * slower),
+            spent.overhead_ms * slower,
+            spent.dram_bytes * wider,
+        )
+
+    def _sparse_speedup(self, shape: EngineShape) -> NDArray[Any]:
+        """By how much 2:4 sparsity shortens each layer's arithmetic, [layers]; DLAs have it in INT8 alone (guide)."""
+        precisions = ("int8", "fp16") if shape.device == GPU else ("int8",)
+        applies = pruned(table(shape.workload), shape.device == GPU)
+        faster = self._shared["sparse_speedup"] if shape.sparse and shape.precision in precisions else 1.0
+        return np.where(applies, faster, 1.0)
+
     # -- GPU ----------------------------------------------------------------------------------------------------------
 
-    def _followed(self, cost: EngineCost, tail: Workload, samples: int) -> EngineCost:
-        """Add a tail's work on the GPU; its kernels are launched while the engine before it runs."""
-        compute_ms, memory_ms = self._gpu_image_ms(EngineShape(UNMEASURED, GPU, samples, TAIL_PRECISION, tail))
-        drawn = ELEMENT_BYTES[TAIL_PRECISION] * self._shared["gpu_activation_share"] * tail.activation_bytes
-        compute_ns = self.tail().compute_ns + samples * compute_ms * 1e6
-        activity = self._activity(TAIL_PRECISION)
-        behind = Segment(GPU_SEGMENT, compute_ns, samples * memory_ms * 1e6, samples * drawn, activity)
-        return replace(cost, tail=behind)
-
     def _gpu(self, shape: EngineShape, samples: int) -> EngineCost:
-        shared, workload = self._shared, shape.workload
-        element_bytes = ELEMENT_BYTES[shape.precision]
-        compute_ms, memory_ms = self._gpu_image_ms(shape)
-        compute_ms = samples * compute_ms + shared["gpu_fixed_ms"] * self._gpu_slowdown
-        weight_bytes = workload.weight_bytes * element_bytes
-        memory_ms = samples * memory_ms + weight_bytes / self.soc.gpu_dram_bytes_per_s(self.clocks) * 1e3
-        floor_ms = self.stack.launch_floor_ms * self._host_slowdown
+        spent = self._spent(shape, samples)
+        compute_ms = float(spent.compute_ms.sum() + spent.overhead_ms.sum())
+        memory_ms = float(spent.memory_ms.sum())
+        floor_ms = self.stack.launch_layer_ms * len(spent.compute_ms) * self._host_slowdown
         compute_ms += max(0.0, floor_ms - compute_ms - memory_ms)
-        activations = samples * shared["gpu_activation_share"] * workload.activation_bytes
-        bytes_ = element_bytes * activations + shared["gpu_weight_share"] * weight_bytes
+        activity = self._activity(shape, samples, (compute_ms + memory_ms) * 1e-3)
+        whole = Segment(GPU_SEGMENT, compute_ms * 1e6, memory_ms * 1e6, float(spent.dram_bytes.sum()), activity)
         return EngineCost(
-            submit_ns=shared["host_ms"] * self.stack.host_factor * self._host_slowdown * 1e6,
-            segments=(
-                Segment(GPU_SEGMENT, compute_ms * 1e6, memory_ms * 1e6, bytes_, self._activity(shape.precision)),
-            ),
+            submit_ns=self._shared["host_ms"] * self.stack.host_factor * self._host_slowdown * 1e6,
+            segments=(whole, *self._detection(shape, samples)),
             host_mj=self.parameters.power["gpu_enqueue_mj"],
         )
 
-    def _gpu_image_ms(self, shape: EngineShape) -> tuple[float, float]:
-        """Compute and memory time of one more image."""
-        law = self._gpu_law(shape)
-        factor = (
-            self.stack.image_factor
-            * {
-                "int8": 1.0,
-                "fp16": self._shared["gpu_fp16_image_factor"],
-                "fp32": self._shared["gpu_fp32_image_factor"],
-            }[shape.precision]
-        )
-        top = REFERENCE.max_clocks
-        slower = REFERENCE.gpu_peak_ops(top) / self.soc.gpu_peak_ops(self.clocks)
-        thinner = REFERENCE.gpu_dram_bytes_per_s(top) / self.soc.gpu_dram_bytes_per_s(self.clocks)
-        image_ms = law.image_ms * factor
-        return image_ms * law.compute_share * slower, image_ms * (1 - law.compute_share) * thinner
+    def _behind(self, shape: EngineShape, tail: Workload, samples: int) -> Segment:
+        """A tail engine on the GPU; its kernels are launched while the engine before it runs."""
+        if any(shape.network in stack.detections for stack in self.parameters.stacks.values()):
+            return self._suppression(shape, samples)
+        engine = EngineShape(UNMEASURED, GPU, samples, TAIL_PRECISION, tail)
+        spent = self._spent(engine, samples)
+        compute_ns = float(spent.compute_ms.sum() + spent.overhead_ms.sum()) * 1e6
+        memory_ns = float(spent.memory_ms.sum()) * 1e6
+        activity = self._activity(engine, samples, (compute_ns + memory_ns) * 1e-9)
+        return Segment(GPU_SEGMENT, compute_ns, memory_ns, float(spent.dram_bytes.sum()), activity)
 
-    def _gpu_law(self, shape: EngineShape) -> GpuLaw:
-        if shape.network in self.parameters.networks:
-            return self.parameters.networks[shape.network].gpu
-        top = REFERENCE.max_clocks
-        rate = self._shared["gpu_prior_efficiency"] * REFERENCE.gpu_peak_ops(top)
-        compute_ms = 2e3 * shape.workload.macs / rate
-        drawn = self._shared["gpu_activation_share"] * shape.workload.activation_bytes
-        memory_ms = 1e3 * drawn / REFERENCE.gpu_dram_bytes_per_s(top)
-        image_ms = math.hypot(compute_ms, memory_ms)
-        return GpuLaw(image_ms, (compute_ms / image_ms) ** 2 if image_ms else 1.0)
+    def _detection(self, shape: EngineShape, samples: int) -> tuple[Segment, ...]:
+        """Non-maximum suppression inside a detector's engine, where the stack has it there and no tail follows."""
+        inside = shape.network in self.stack.detections and shape.tail is None
+        return (self._suppression(shape, samples),) if inside else ()
 
-    def _activity(self, precision: str) -> float:
+    def _suppression(self, shape: EngineShape, samples: int) -> Segment:
+        """Non-maximum suppression of a detector: passes over its outputs as FP32, and a part of its own."""
+        law = self.parameters.law
+        factor = self.stack.nms_factor
+        moved = factor * samples * law["nms_passes"] * ELEMENT_BYTES["fp32"] * shape.workload.output_bytes
+        memory_ns = moved / self.soc.gpu_dram_bytes_per_s(self.clocks) * 1e9
+        return Segment(GPU_SEGMENT, factor * law["nms_ms"] * 1e6 * self._gpu_slowdown, memory_ns, moved)
+
+    def _activity(self, shape: EngineShape, samples: int, seconds: float) -> float:
+        """Power of the GPU over that of kernels that multiply nothing: it grows with the rate of multiplications."""
         power = self.parameters.power
-        return {"int8": 1.0, "fp16": power["gpu_fp16_factor"], "fp32": power["gpu_fp32_factor"]}[precision]
+        operations = 2 * samples * shape.workload.macs * ELEMENT_BYTES[shape.precision]
+        rate = operations / seconds / self.soc.gpu_peak_ops(self.clocks) if seconds else 0.0
+        busy = 1 + power["gpu_arithmetic_w"] / power["gpu_w"] * rate
+        return busy * power.get(f"gpu_{shape.precision}_factor", 1.0)
 
     # -- DLA ----------------------------------------------------------------------------------------------------------
 
     def _dla(self, shape: EngineShape) -> EngineCost:
-        shared = self._shared
-        host_ms = shared["dla_submit_host_ms"]
-        whole = self._dla_whole(shape)
-        return EngineCost(
-            submit_ns=(shared["dla_submit_ms"] - host_ms + host_ms * self._host_slowdown) * 1e6,
-            segments=self._split(whole, len(shape.gpu_layers)),
-            host_mj=self.parameters.power["dla_enqueue_mj"],
-        )
-
-    def _dla_whole(self, shape: EngineShape) -> Segment:
         if shape.precision == "fp32":
             raise OrinError(
                 "a DLA has no fp32: plan field precision is 'fp32', expected int8 or fp16 (or dla_cores: 0)"
             )
-        shared, workload, batch = self._shared, shape.workload, shape.batch
-        law = self._dla_law(shape)
-        factor = shared["dla_fp16_factor"] if shape.precision == "fp16" else 1.0
-        wider = REFERENCE.dla_int8_macs_per_clk / self.soc.dla_int8_macs_per_clk
-        compute_ms = factor * batch * law.compute_ms_ghz * wider * 1e3 / self.clocks.dla_mhz
-        reads = batch / min(batch, shared["dla_amortised_batch"])
-        memory_ms = factor * (batch * law.activation_ms + reads * law.weight_ms) * self._dram_slowdown
-        activations = batch * shared["dla_activation_share"] * workload.activation_bytes
-        # FP16 takes its time with memory too: its power (row 101) shows the traffic per second of INT8.
-        bytes_ = factor * (activations + reads * workload.weight_bytes)
-        return Segment(DLA_SEGMENT, compute_ms * 1e6, memory_ms * 1e6, bytes_)
-
-    def _dla_law(self, shape: EngineShape) -> DlaLaw:
-        if shape.network in self.parameters.networks:
-            return self.parameters.networks[shape.network].dla
-        shared, workload = self._shared, shape.workload
-        macs_per_clk = shared["dla_prior_efficiency"] * REFERENCE.dla_int8_macs_per_clk
-        prior_gb_per_s = shared["dla_prior_gb_per_s"]
-        return DlaLaw(
-            compute_ms_ghz=workload.macs / macs_per_clk * 1e-6,
-            activation_ms=shared["gpu_activation_share"] * workload.activation_bytes / prior_gb_per_s * 1e-6,
-            weight_ms=workload.weight_bytes / shared["dla_weight_gb_per_s"] * 1e-6,
+        shared = self._shared
+        host_ms = shared["dla_submit_host_ms"]
+        spent = self._spent(shape, shape.batch)
+        compute_ns = float(spent.compute_ms.sum() + spent.overhead_ms.sum()) * 1e6
+        whole = Segment(DLA_SEGMENT, compute_ns, float(spent.memory_ms.sum()) * 1e6, float(spent.dram_bytes.sum()))
+        return EngineCost(
+            submit_ns=(shared["dla_submit_ms"] - host_ms + host_ms * self._host_slowdown) * 1e6,
+            segments=(*self._split(whole, len(shape.gpu_layers)), *self._detection(shape, shape.batch)),
+            host_mj=self.parameters.power["dla_enqueue_mj"],
         )
 
     def _split(self, whole: Segment, boundaries: int) -> tuple[Segment, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 from engines.engine import Workload
@@ -16,13 +18,11 @@ from orin.roofline import Roofline, roofline
 from orin.soc import GPU, Clocks, Soc
 from orin.virtual.driver import Crew, Observed, offline, server, stream
 from orin.virtual.machine import Machine
-from orin.virtual.model import RESTING_MODE, CostModel, EngineShape, clocks_of
+from orin.virtual.model import CostModel, EngineShape, clocks_of
 from orin.virtual.parameters import Parameters, load_parameters
 from power.quantity import Quantity
 
-# Documented model errors, as shares of the value: co-run throughput of measured networks, of networks known only by
-# their layers (a prior: up to a factor of two off, docs/virtual-orin.md), and module power.
-SPEED_U95, PRIOR_U95, POWER_U95 = 0.04, 1.0, 0.08
+POWER_U95 = 0.08  # of module power: the model's documented error, as a share of the value
 SERVER_LOAD = 0.8  # of the Offline rate, where no rate is asked for
 SERVER_QUERIES = 20_000  # enough for a p99 of single-sample queries
 STREAM_QUERIES = 256  # all alike, unless noise is on
@@ -45,7 +45,7 @@ class Options:
     """How to predict: `samples` (of an Offline query) wins over `seconds`; `server_qps` None: 80 % of Offline.
 
     `processes` "separate" runs each engine in a process of its own; `full` runs every event; `seed` is that of Server's
-    arrivals and, with `noise`, of the service times.
+    arrivals and, with `noise`, of the service times. `parameters` are a board's own (None: those of published rows).
     """
 
     seconds: float = 600.0
@@ -55,6 +55,33 @@ class Options:
     full: bool = False
     seed: int = 0
     noise: bool = False
+    parameters: Parameters | None = None
+
+
+@dataclass(frozen=True)
+class Varied:
+    """What a plan does over a data set whose samples differ in length, of `mean_length` units on average.
+
+    `latency_ms` has the mean and p50, p90, p99 over its samples; None in Offline, whose one query is the whole set.
+    """
+
+    data_set: str
+    unit: str
+    mean_length: float
+    samples_per_s: float
+    latency_ms: Mapping[str, float] | None
+
+    @property
+    def note(self) -> str:
+        """Say it in one line."""
+        whole = f"over {self.data_set} (mean {self.mean_length:.0f} {self.unit}): {self.samples_per_s:,.3g}/s"
+        if self.latency_ms is None:
+            return whole
+        return f"{whole}; ms: " + ", ".join(f"{name} {value:,.4g}" for name, value in self.latency_ms.items())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**vars(self), "latency_ms": dict(self.latency_ms) if self.latency_ms else None}
 
 
 @dataclass(frozen=True)
@@ -72,12 +99,23 @@ class Prediction:
     module_w: Quantity
     rails_w: Mapping[str, Quantity]
     samples_per_joule: Quantity
-    samples_per_s_u95: float
+    speed_sd: float
     share: Mapping[str, float]
     utilisation: Mapping[str, float]
     dram_gb_per_s: float
     ceiling: Roofline
     notes: tuple[str, ...]
+    varied: Varied | None = None
+
+    @property
+    def samples_per_s_u95(self) -> float:
+        """Half of the 95 % interval, as if it lay evenly around the rate."""
+        return self.samples_per_s * math.expm1(NormalDist().inv_cdf(0.975) * self.speed_sd)
+
+    def interval(self, share: float = 0.8) -> tuple[float, float]:
+        """Return the samples per second between which the board's lie with a probability, equal tails left out."""
+        spread = math.exp(NormalDist().inv_cdf(0.5 + share / 2) * self.speed_sd)
+        return self.samples_per_s / spread, self.samples_per_s * spread
 
     def as_json(self) -> dict[str, Any]:
         """Return the prediction under the keys that `orin bench --json` uses, and a few more."""
@@ -90,6 +128,7 @@ class Prediction:
             "scenario": self.scenario,
             "samples_per_s": self.samples_per_s,
             "samples_per_s_u95": self.samples_per_s_u95,
+            "samples_per_s_80": list(self.interval()),
             "latency_ms": dict(self.latency_ms),
             "power_w": {"module": self.module_w.as_json(), "rails": rails},
             "samples_per_joule": self.samples_per_joule.as_json(),
@@ -99,6 +138,7 @@ class Prediction:
             "ceiling_samples_per_s": self.ceiling.samples_per_s,
             "ceiling": self.ceiling.as_json(),
             "clocks": vars(self.clocks),
+            "varied": self.varied.as_json() if self.varied else None,
             "notes": list(self.notes),
         }
 
@@ -106,17 +146,24 @@ class Prediction:
 def predict(
     plan: Plan, soc: Soc, scenario: str = "offline", workloads: Workloads | None = None, options: Options | None = None
 ) -> Prediction:
-    """Predict a plan on a SoC; `workloads` may be left out for networks with measured parameters.
+    """Predict a plan on a SoC; `workloads` may be left out for networks of the zoo.
 
     Raises OrinError for an unknown scenario, a network of which nothing is known, or an engine no DLA can run.
     """
     options = options or Options()
     _check(scenario, options)
-    parameters = load_parameters()
+    parameters = options.parameters or load_parameters()
     model = CostModel(soc, clocks_of(plan, soc), plan.stack, parameters)
     shapes = plan_shapes(plan, soc, workloads or known_workloads(plan, parameters))
     crew = Crew(plan, model, shapes, Machine(model, options.processes, service_noise(options, parameters)))
     return _prediction(crew, scenario, _observe(crew, scenario, options), options)
+
+
+def service_ms(plan: Plan, soc: Soc, workloads: Workloads, options: Options, batch: int | None = None) -> float:
+    """Return the milliseconds of one sample on the GPU alone: a query of its own, or a part of a batch in a row."""
+    model = CostModel(soc, clocks_of(plan, soc), plan.stack, options.parameters)
+    cost = model.cost(plan_shapes(plan, soc, workloads)[GPU], batch or 1)
+    return 1e-6 * (cost.solo_ns / batch if batch else cost.submit_ns + cost.solo_ns)
 
 
 def plan_shapes(plan: Plan, soc: Soc, workloads: Workloads) -> dict[str, EngineShape]:
@@ -124,23 +171,32 @@ def plan_shapes(plan: Plan, soc: Soc, workloads: Workloads) -> dict[str, EngineS
     absent = [name for name in plan.accelerators if name not in soc.accelerators]
     if absent:
         raise OrinError(f"plan uses {absent[0]}, {soc.name} has {', '.join(soc.accelerators)}: lower dla_cores")
-    gpu = EngineShape(plan.network, "gpu", plan.gpu_batch, plan.precision, workloads.gpu, tail=workloads.gpu_tail)
+    gpu = EngineShape(plan.network, "gpu", plan.gpu_batch, plan.precision, workloads.gpu, (), workloads.gpu_tail)
     layers, tail = workloads.dla_gpu_layers, workloads.dla_tail
     dla = EngineShape(plan.network, "dla", plan.dla_batch, plan.precision, workloads.dla, layers, tail)
-    return {name: gpu if name == GPU else dla for name in plan.accelerators}
+    shapes = {name: gpu if name == GPU else dla for name in plan.accelerators}
+    return {name: replace(shape, sparse=plan.sparsity) for name, shape in shapes.items()}
 
 
 def known_workloads(plan: Plan, parameters: Parameters) -> Workloads:
-    """Return a measured network's own workload; without both rewrites its DLA engine keeps GPU layers."""
-    try:
-        fit = parameters.networks[plan.network]
-    except KeyError:
-        known = ", ".join(parameters.networks)
-        raise OrinError(
-            f"network {plan.network!r} has no measured parameters (measured: {known}): give its workloads"
-        ) from None
+    """Return a zoo network's own workload; ResNet-50's DLA engine keeps GPU layers without both rewrites."""
+    from engines.zoo import NETWORKS
+
+    if plan.network not in NETWORKS:
+        known = ", ".join(NETWORKS)
+        raise OrinError(f"network {plan.network!r} is not in the zoo ({known}): give its workloads")
+    work = zoo_workload(plan.network)
     rewritten = {"global-pool", "gemm-to-conv"} <= set(plan.rewrites)
-    return Workloads(fit.workload, fit.workload, () if rewritten else fit.unrewritten_gpu_layers)
+    fit = parameters.networks.get(plan.network)
+    return Workloads(work, work, () if rewritten or fit is None else fit.unrewritten_gpu_layers)
+
+
+@lru_cache(maxsize=16)
+def zoo_workload(network: str) -> Workload:
+    """Return what a zoo network asks for, as it is."""
+    from engines.zoo import graph
+
+    return graph(network).workload
 
 
 def service_noise(options: Options, parameters: Parameters) -> Callable[[], float] | None:
@@ -157,7 +213,7 @@ def ceiling(plan: Plan, model: CostModel, shapes: Mapping[str, EngineShape]) -> 
     for name, shape in shapes.items():
         batch = plan.gpu_batch if name == GPU else plan.dla_batch
         traffic.append(model.cost(shape, batch).dram_bytes / batch)
-    macs = min(shape.workload.macs for shape in shapes.values())
+    macs = min(shape.workload.macs for shape in shapes.values()) // (2 if plan.sparsity else 1)  # zeros are skipped
     return roofline(plan, model.soc, model.clocks, macs, min(traffic))
 
 
@@ -188,7 +244,7 @@ def _notes(crew: Crew, used: list[EngineShape], speed_u95: float, options: Optio
         f"u95: speed {speed_u95:.0%}, module power {POWER_U95:.0%} (documented model error)",
     ]
     if crew.plan.mode is None and crew.plan.clocks_mhz is None:
-        notes.append(f"plan holds no power mode: {RESTING_MODE}")
+        notes.append(f"plan holds no power mode: {crew.model.soc.fullest_mode}")
     if options.processes == "separate":
         notes.append("separate processes: switching constants are in-sample (three published co-runs)")
     return tuple(notes)
@@ -201,7 +257,8 @@ def _prediction(crew: Crew, scenario: str, observed: Observed, options: Options)
     rails_w = {name: joules / seconds for name, joules in observed.totals.rail_j.items()}
     module_w = sum(rails_w[rail.name] for rail in model.soc.board.total_rails())
     used = [crew.shapes[name] for name, count in observed.samples.items() if count]
-    speed_u95 = SPEED_U95 if all(map(model.is_measured, used)) else PRIOR_U95
+    speed_sd = _speed_sd(crew, observed)
+    speed_u95 = NormalDist().inv_cdf(0.975) * speed_sd
     per_joule = total / seconds / module_w
     everyone = model.soc.accelerators
     return Prediction(
@@ -212,8 +269,8 @@ def _prediction(crew: Crew, scenario: str, observed: Observed, options: Options)
         clocks=model.clocks,
         seconds=seconds,
         samples_per_s=total / seconds,
-        samples_per_s_u95=total / seconds * speed_u95,
-        latency_ms=_latency_ms(observed.latencies_ns),
+        speed_sd=speed_sd,
+        latency_ms=latency_ms(observed.latencies_ns),
         module_w=Quantity(module_w, POWER_U95 * module_w),
         rails_w={name: Quantity(watts, POWER_U95 * watts) for name, watts in rails_w.items()},
         samples_per_joule=Quantity(per_joule, per_joule * math.hypot(speed_u95, POWER_U95)),
@@ -225,8 +282,20 @@ def _prediction(crew: Crew, scenario: str, observed: Observed, options: Options)
     )
 
 
-def _latency_ms(latencies_ns: list[float]) -> dict[str, float]:
-    """Mean and percentiles (nearest rank) of query latencies."""
+def _speed_sd(crew: Crew, observed: Observed) -> float:
+    """Spread of the rate: GPU and DLA are off independently of each other, the two DLA cores together."""
+    total = sum(observed.samples.values())
+    parts: dict[str, float] = {}
+    for name, count in observed.samples.items():
+        if count:
+            shape = crew.shapes[name]
+            parts[shape.device] = parts.get(shape.device, 0.0) + count / total * crew.model.speed_sd(shape)
+    together = crew.model.parameters.shared["together_sd"] if len(parts) > 1 else 0.0
+    return math.hypot(*parts.values(), together)
+
+
+def latency_ms(latencies_ns: list[float]) -> dict[str, float]:
+    """Return mean and percentiles (nearest rank) of query latencies."""
     ordered = sorted(latencies_ns)
     rank = {p: ordered[math.ceil(p / 100 * len(ordered)) - 1] * 1e-6 for p in (50, 90, 99)}
     return {"mean": sum(ordered) / len(ordered) * 1e-6, **{f"p{p}": value for p, value in rank.items()}}

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orin.errors import OrinError
-from power.boards import AGX_ORIN_RAILS
 
 _MAGIC = b"orinrls1"
-_RAILS = len(AGX_ORIN_RAILS)
+_RAILS = 4  # most that a board of the Orin family has
 _SEQUENCE = struct.Struct("<Q")
 _PAYLOAD = struct.Struct(f"<q{_RAILS}d4q4d?")
 _CHECKSUM = struct.Struct("<I")
@@ -31,7 +30,7 @@ _PATIENCE_S = 1.0  # a write takes microseconds: one that lasts this long was cu
 @dataclass(frozen=True)
 class RailsState:
     """The board at one moment. Energies, busy times and DRAM traffic are cumulative, so that a reader at any cadence
-    gets exact means; `energy_mj` is in the order of `power.boards.AGX_ORIN_RAILS`."""
+    gets exact means; `energy_mj` is in the order of the board's rails, of which the file has room for four."""
 
     monotonic_ns: int
     energy_mj: tuple[float, ...]
@@ -85,7 +84,7 @@ class RailsFile:
         """Replace the state; a few microseconds. Calls must not overlap."""
         payload = _PAYLOAD.pack(
             state.monotonic_ns,
-            *state.energy_mj,
+            *(*state.energy_mj, *(0.0,) * (_RAILS - len(state.energy_mj))),
             state.gpu_busy_ns,
             state.dla0_busy_ns,
             state.dla1_busy_ns,

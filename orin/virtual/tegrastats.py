@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orin.errors import OrinError
-from orin.soc import AGX_ORIN_64GB_SOC
+from orin.soc import AGX_ORIN_64GB_SOC, SOCS, soc
 from orin.virtual.rails import RailsFile, RailsState
 from power.boards import BoardFacts, Rail
 
@@ -44,16 +44,16 @@ class Sensor:
             self._last = last or state
             return
         seconds = (state.monotonic_ns - last.monotonic_ns) / 1e9
-        means_w = [(now - then) / 1e3 / seconds for now, then in zip(state.energy_mj, last.energy_mj, strict=True)]
+        means_w = [(now - then) / 1e3 / seconds for now, then in zip(state.energy_mj, last.energy_mj)]
         weight = -math.expm1(-seconds / self._board.filter_tau_s)
         before_w = self._filtered_w or means_w
-        self._filtered_w = [old + weight * (mean - old) for old, mean in zip(before_w, means_w, strict=True)]
+        self._filtered_w = [old + weight * (mean - old) for old, mean in zip(before_w, means_w)]
 
     def rails_mw(self) -> dict[str, int] | None:
         """Return what each rail shows now; None before the board has published twice."""
         if self._filtered_w is None:
             return None
-        shown = zip(self._board.rails, self._filtered_w, strict=True)
+        shown = zip(self._board.rails, self._filtered_w)  # the file may have room for more
         return {rail.name: _quantised_mw(rail, watts) for rail, watts in shown}
 
 
@@ -154,9 +154,9 @@ def engines(before: RailsState, now: RailsState) -> str:
     return " ".join(tokens)
 
 
-def run(rails: RailsFile, interval_s: float) -> None:
+def run(rails: RailsFile, interval_s: float, board: BoardFacts = AGX_ORIN_64GB_SOC.board) -> None:
     """Print a line every interval until the board has stopped or this process's parent is gone."""
-    sensor, averages, host = Sensor(AGX_ORIN_64GB_SOC.board), Averages(), Host()
+    sensor, averages, host = Sensor(board), Averages(), Host()
     zones = " ".join(f"{zone}@-256C" for zone in _ZONES)
     parent = os.getppid()
     begin_s = time.monotonic()
@@ -183,9 +183,10 @@ def run(rails: RailsFile, interval_s: float) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as a program; exit code 2 with one line on stderr for a rails file that cannot be used."""
-    parser = argparse.ArgumentParser(prog="tegrastats", description="tegrastats of the virtual AGX Orin")
+    parser = argparse.ArgumentParser(prog="tegrastats", description="tegrastats of a virtual Orin")
     parser.add_argument("--rails", type=Path, required=True, help="file that the virtual board publishes")
     parser.add_argument("--interval", type=int, default=1000, metavar="MS", help="milliseconds between lines")
+    parser.add_argument("--board", choices=SOCS, default=AGX_ORIN_64GB_SOC.name, help="whose rails they are")
     options = parser.parse_args(arguments)
     if options.interval < 1:
         parser.error(f"--interval is {options.interval}, expected at least 1 ms")
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        run(RailsFile.open(options.rails), options.interval / 1000)
+        run(RailsFile.open(options.rails), options.interval / 1000, soc(options.board).board)
     except OrinError as error:
         print(f"tegrastats: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -107,6 +108,8 @@ def test_sparse_engines_are_others(place):
         for on in (False, True)
     )
     assert dense.path != sparse.path and sparse.manifest.spec.sparse
+    asked = build_engines(replace(plan, sparsity=True), Desk(cache=place / "cache", photos=photos)).engines["gpu"]
+    assert asked.path == sparse.path
 
 
 def built_with_references(place, network="net.onnx"):

@@ -123,8 +123,8 @@ def test_everything_missing_on_a_board_has_a_command_and_none_installs_tensorrt(
     "name,module,uses",
     [
         ("agx-orin-64gb", "p3701-0005, Jetson AGX Orin 64 GB", "jetson"),
-        ("agx-orin-32gb", "p3701-0004, Jetson AGX Orin 32 GB", "nothing"),
-        ("orin-nx-jetpack-7.2", "p3767-0000, Jetson Orin NX 16 GB", "nothing"),
+        ("agx-orin-32gb", "p3701-0004, Jetson AGX Orin 32 GB", "jetson"),
+        ("orin-nx-jetpack-7.2", "p3767-0000, Jetson Orin NX 16 GB", "jetson"),
         ("agx-xavier", "p2888-0004, Jetson AGX Xavier", "nothing"),
         ("agx-thor", "p3834-0008, Jetson AGX Thor", "nothing"),
         ("pc", None, "virtual:agx-orin-64gb (simulated)"),

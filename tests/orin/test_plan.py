@@ -40,6 +40,7 @@ def test_accelerators_and_items():
         ("gpu_batch: -1", "gpu_batch is -1, expected a whole number from 0 to 4096"),
         ("dla_batch: 2.5", "dla_batch is 2.5"),
         ("gpu_bacth: 2", "unknown field 'gpu_bacth'; fields are network"),
+        ("sparsity: 2", "sparsity is 2, expected true or false"),
         ("stack: trtexec-9", "stack is 'trtexec-9', expected one of mlperf-v2.0"),
         ("gpu_batch: 0\ndla_cores: 0", "uses no accelerator"),
         ("mode: MAXN\nclocks_mhz: {gpu: 612}", "both mode and clocks_mhz"),

@@ -16,7 +16,7 @@ from orin.plan import Plan
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
 from orin.virtual.machine import Machine
 from orin.virtual.model import CostModel, EngineShape
-from orin.virtual.parameters import load_parameters
+from orin.virtual.predict import zoo_workload
 from orin.virtual.rails import RailsState
 from orin.virtual.tegrastats import Sensor
 from power.attribution import PHASES, attribute
@@ -145,7 +145,7 @@ def test_rounds_below_one_are_refused():
 
 def run_machine(used, seconds=2.0):
     """Run batches back to back on the exact machine; return its mean watts by rail over the run."""
-    workload = load_parameters().networks["resnet50"].workload
+    workload = zoo_workload("resnet50")
     model = CostModel(SOC, SOC.clocks("MAXN"), Plan().stack)
     machine = Machine(model)
     shapes = {name: EngineShape("resnet50", "gpu" if name == "gpu" else "dla", 32, "int8", workload) for name in used}
@@ -185,7 +185,7 @@ def test_the_virtual_board_s_watts_come_back_through_sensor_and_meter():
         (found.dlas_on_top, "all", "gpu"),
     ):
         assert draw.module_w.is_resolved
-        assert abs(draw.module_w.value - true_w(high, low)) < draw.module_w.u95
+        assert abs(draw.module_w.value - true_w(high, low)) < 1.3 * draw.module_w.u95  # the worst of four at 95 %
         for rail in AGX_ORIN_64GB.rails:  # half a step at most on either side of a difference
             difference_w = watts[high][rail.name] - watts[low][rail.name]
             assert abs(draw.rails_w[rail.name].value - difference_w) < rail.step_w + 0.01

