@@ -25,7 +25,7 @@ lint: $(VENV)/.installed
 
 bench: standins  ## every benchmark, quick
 	$(BIN)/python -m pip install -q -e '.[bench]'
-	for file in pipeline fidelity placement calibration power jetson_path volumes volumes_gpu fleet; do $(BIN)/python benchmarks/$$file.py --quick; done
+	for file in pipeline fidelity placement calibration power jetson_path volumes volumes_gpu fleet tuner; do $(BIN)/python benchmarks/$$file.py --quick; done
 
 $(VENV)/.installed: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "orin-toolkit needs Python 3.10 or later, this is " + sys.version.split()[0])'

@@ -22,6 +22,7 @@ PACKAGES = [
     "orin.published",
     "orin.report",
     "orin.setup",
+    "orin.tune",
     "orin.virtual",
     "power",
 ]
@@ -69,7 +70,7 @@ EXTRAS = {
         "mypy>=1.11",
         "types-PyYAML",
     ],
-    "bench": ["scipy>=1.11", "jetson-stats>=4.3", "coverage>=7"],
+    "bench": ["scipy>=1.11", "jetson-stats>=4.3", "coverage>=7", "optuna>=3.6"],
 }
 
 setup(

@@ -98,9 +98,9 @@ def _volume(shape: tuple[int, ...]) -> NDArray[Any]:
 
 def _network(job: Job) -> Network:
     if job.network:
-        from orin.segment import Asked, open_network
+        from orin.segment import Asked, open_predict
 
-        return open_network(job.network, Asked()).predict
+        return open_predict(job.network, Asked())
     answers = np.random.default_rng(1).standard_normal((1, 3, *job.window), np.float32)
     room = answers.copy()
 
@@ -205,21 +205,21 @@ def in_mlperfs_order(volume: NDArray[Any], network: Network, window: tuple[int, 
 def small_unet(cases: int) -> dict[str, Any]:
     """DICE of the small network on phantoms it has not seen: FP32, INT8 (min-max), and FP32 in MLPerf's order."""
     from engines.zoo.unet3d_small import TRAINING_SEEDS
-    from orin.segment import Asked, open_network
+    from orin.segment import Asked, open_network, open_predict
 
-    plain = open_network(SMALL_UNET, Asked())
+    sliding, plain = open_network(SMALL_UNET, Asked()).sliding, open_predict(SMALL_UNET, Asked())
     with tempfile.TemporaryDirectory() as folder:
-        quantised = open_network(SMALL_UNET, Asked(calibration=_calibrated(Path(folder))))
+        quantised = open_predict(SMALL_UNET, Asked(calibration=_calibrated(Path(folder))))
     scores: dict[str, list[Any]] = {"fp32": [], "int8": []}
     same = []
     for seed in range(TRAINING_SEEDS, TRAINING_SEEDS + cases):
         volume, truth = _phantom(seed)
-        split = Split(volume, plain.sliding.plan(volume.shape))
-        for name, network in (("fp32", plain), ("int8", quantised)):
-            labels = segment(split, network.predict, network.sliding)
+        split = Split(volume, sliding.plan(volume.shape))
+        for name, predict in (("fp32", plain), ("int8", quantised)):
+            labels = segment(split, predict, sliding)
             scores[name].append(dice(labels, truth))
             if name == "fp32":
-                same.append(float((labels == in_mlperfs_order(volume, plain.predict, plain.sliding.window)).mean()))
+                same.append(float((labels == in_mlperfs_order(volume, plain, sliding.window)).mean()))
     means = {name: mean_dice(each) for name, each in scores.items()}
     return {
         "cases": cases,

@@ -1,4 +1,4 @@
-"""From a network and a folder of photos to engines and a measured run: place, rewrite, calibrate, build, bench.
+"""From a network and a folder of photos to engines and a measured run: place, rewrite, calibrate, tune, build, bench.
 
 Batches to start from are those of NVIDIA's MLPerf submissions on AGX Orin, Offline (v2.0 for SSD, v3.0 for the others).
 """
@@ -27,6 +27,9 @@ STATE = "deploy.json"
 PLAN = "plan.yaml"
 CALIBRATION = "calibration.cache"
 DLA_NETWORK = "dla.onnx"
+TUNING = "tuning"
+TUNE_S = 5.0  # of one run of the tuner
+TUNED = ("gpu_batch", "gpu_depth", "dla_cores", "dla_batch", "dla_loop", "dla_depth")
 METHOD = "entropy"
 CALIBRATION_PHOTOS = 64
 
@@ -41,7 +44,10 @@ UNKNOWN_NETWORK: dict[str, Any] = {"gpu_batch": 8, "dla_batch": 2}  # fits any n
 
 @dataclass(frozen=True)
 class Job:
-    """What to deploy and where to: photos calibrate the network and are what the run answers."""
+    """What to deploy and where to: photos calibrate the network and are what the run answers.
+
+    `tune_runs` is how many runs may go into batches and depths before the engines to keep are built; 0: none.
+    """
 
     plan: Plan
     folder: Path
@@ -49,6 +55,7 @@ class Job:
     seconds: float = 10.0
     scenario: str = "offline"
     idle_s: float = IDLE_S
+    tune_runs: int = 0
 
     @property
     def state(self) -> Path:
@@ -89,6 +96,10 @@ def deploy(job: Job, board: Board, desk: Desk) -> Deployed:
         cache = job.folder / CALIBRATION
         taken["calibrate"] = steps.take("calibrate", inputs, lambda: _calibrate(subject, cache, desk))
         plan = replace(plan, calibration=str(cache))
+    if job.tune_runs:
+        inputs = network | _plan_inputs(plan) | {"board": board.name, "runs": job.tune_runs, "seconds": TUNE_S}
+        taken["tune"] = steps.take("tune", inputs, lambda: _tune(job, plan, board, desk))
+        plan = replace(plan, **taken["tune"]["plan"])
     inputs = network | _plan_inputs(plan) | {"board": board.name, "soc": board.soc.name}
     inputs["builder"] = builder_for(board.name, desk).name
     taken["build"] = steps.take("build", inputs, lambda: _build(plan, board, desk))
@@ -173,6 +184,38 @@ def _calibrate(subject: Subject, path: Path, desk: Desk) -> Done:
     skipped = [asdict(entry) for entry in made.manifest.skipped]
     found = {"file": path.name, "images": made.ranges.images, "method": made.ranges.method, "skipped": skipped}
     return Done(found, [path])
+
+
+def _tune(job: Job, plan: Plan, board: Board, desk: Desk) -> Done:
+    """Find batches and depths in a few runs; the rewrites are done already."""
+    from orin.boards import open_board
+    from orin.predict import workloads
+    from orin.report.tuning import live_line, write_tuning_report
+    from orin.sweep import Site
+    from orin.tune.objective import Objective
+    from orin.tune.run import BoardRunner, VirtualRunner
+    from orin.tune.search import Rules
+    from orin.tune.session import Job as Tuning
+    from orin.tune.session import tune
+    from orin.tune.space import Space
+
+    folder = job.folder / TUNING
+    work = workloads(plan)
+    runner = (
+        VirtualRunner(board.soc, lambda _: work, folder / "runs", TUNE_S)
+        if board.provenance == "simulated"
+        else BoardRunner(
+            Site(lambda: open_board(board.name, "speed"), desk),
+            Bench("offline", TUNE_S, folder / "runs", idle_s=job.idle_s),
+        )
+    )
+    tuning = Tuning(plan, Objective(), Rules(runs=job.tune_runs), TUNE_S, folder)
+    space = Space(plan, board.soc, {plan.rewrites: work})
+    tuned = tune(tuning, runner, space, lambda run, tuner: desk.say(live_line(run, tuner)))
+    if tuned.plan is None:
+        raise OrinError(f"none of {len(tuned.tuner.runs)} tuning runs succeeded: see {folder}")
+    write_tuning_report(tuned)
+    return Done({"runs": len(tuned.tuner.runs), "plan": {name: getattr(tuned.plan, name) for name in TUNED}})
 
 
 def _build(plan: Plan, board: Board, desk: Desk) -> Done:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
     from engines.engine import Workload
+    from orin.jetson.board import JetsonBoard
 
 CLASSES = 3  # background, kidney, tumour
 KIDNEY, TUMOUR = 1, 2
@@ -40,9 +41,14 @@ class Asked:
     threads: int | None = None
 
 
+Predict = Callable[[NDArray[Any]], NDArray[Any]]
+# Labels a volume, telling how many of its windows are done; int8 [D,H,W], and the seconds it took.
+Label = Callable[[Split, Callable[[int, int], None]], tuple[NDArray[Any], float]]
+
+
 @dataclass(frozen=True)
 class WindowNetwork:
-    """A network over windows: the grid that it was trained on, how it slides, and what it computes."""
+    """A network over windows: the grid that it was trained on, how it slides, and what labels a volume."""
 
     name: str
     weights: str
@@ -51,14 +57,14 @@ class WindowNetwork:
     amax: float
     sliding: Sliding
     workload: Workload
-    predict: Callable[[NDArray[Any]], NDArray[Any]]
+    label: Label
 
 
 @dataclass(frozen=True)
 class Segmented:
     """One case: shape on the network's grid, windows, voxels of each label, seconds, DICE where the truth is known.
 
-    `seconds` are this machine's, not a board's.
+    `seconds` are those of the machine that labels it: a virtual board's are in `orin.volume_cost`.
     """
 
     name: str
@@ -83,8 +89,8 @@ class Segmented:
         }
 
 
-def open_network(network: str, asked: Asked) -> WindowNetwork:
-    """Load a network of the zoo or an ONNX file, to run on this machine's CPU.
+def open_network(network: str, asked: Asked, board: JetsonBoard | None = None) -> WindowNetwork:
+    """Load a network of the zoo or an ONNX file, to run on this machine's CPU or on the GPU of a Jetson.
 
     OrinError where it does not turn windows into logits of three classes.
     """
@@ -99,16 +105,17 @@ def open_network(network: str, asked: Asked) -> WindowNetwork:
         raise OrinError(f"network {network} takes no volumes; expected {', '.join(known)} or an ONNX file that does")
     graph = read_graph(with_batch(found.model, 1), found.name)
     window = _window(network, [graph.tensors[name].shape for name in (*graph.inputs, *graph.outputs)])
-    model, amax = _quantised(with_batch(found.model, asked.batch), asked.calibration)
+    ranges = _ranges(found.model, asked.calibration)
+    sliding = Sliding(window, asked.overlap, asked.weights, CLASSES, asked.batch, asked.threads)
     return WindowNetwork(
         name=found.name,
         weights=found.weights,
-        precision="int8" if asked.calibration else "fp32",
+        precision="int8" if asked.calibration else "fp16" if board else "fp32",
         grid=grid,
-        amax=amax,
-        sliding=Sliding(window, asked.overlap, asked.weights, CLASSES, asked.batch, asked.threads),
+        amax=ranges[graph.inputs[0]],
+        sliding=sliding,
         workload=graph.workload,
-        predict=_predictor(found, model, asked.threads),
+        label=_on_gpu(found, ranges, asked, board) if board else _on_cpu(found, ranges, asked, sliding),
     )
 
 
@@ -122,26 +129,71 @@ def _window(network: str, shapes: list[tuple[int, ...]]) -> Triple:
     return depth, height, width
 
 
-def _quantised(model: onnx.ModelProto, calibration: Path | None) -> tuple[onnx.ModelProto, float]:
-    """Return the network in INT8 where there is a calibration cache, and the range of its input, MLPerf's without."""
+def _ranges(model: onnx.ModelProto, calibration: Path | None) -> Mapping[str, float]:
+    """Return the ranges of a calibration cache; without one that of the input alone, MLPerf's."""
     from calibration.cache import read_cache
     from engines.onnx_model import model_inputs
-    from engines.qdq import insert_qdq
 
-    if calibration is None:
-        return model, AMAX
-    ranges = read_cache(calibration).to_ranges().amax_by_tensor
     name = model_inputs(model)[0].name
+    if calibration is None:
+        return {name: AMAX}
+    ranges = read_cache(calibration).to_ranges().amax_by_tensor
     if name not in ranges:
         raise OrinError(f"calibration cache {calibration} has no range for the input {name!r}; calibrate this network")
-    return insert_qdq(model, ranges), float(ranges[name])
+    return ranges
 
 
-def _predictor(found: Found, model: onnx.ModelProto, threads: int | None) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def open_predict(network: str, asked: Asked) -> Predict:
+    """Return what a network says of windows, float32 [N,1,d,h,w] to [N,C,d,h,w], on this machine's CPU."""
+    found = find_network(network)
+    return _predict(found, _ranges(found.model, asked.calibration), asked)
+
+
+def _on_cpu(found: Found, ranges: Mapping[str, float], asked: Asked, sliding: Sliding) -> Label:
+    """Return what labels a volume on this machine's CPU, through ONNX Runtime."""
+    predict = _predict(found, ranges, asked)
+
+    def label(split: Split, progress: Callable[[int, int], None]) -> tuple[NDArray[Any], float]:
+        began_s = time.monotonic()
+        labels = segment(split, predict, sliding, progress)
+        return labels, time.monotonic() - began_s
+
+    return label
+
+
+def _on_gpu(found: Found, ranges: Mapping[str, float], asked: Asked, board: JetsonBoard) -> Label:
+    """Build the network with TensorRT, its windows in INT8 whatever it computes in, and return what labels a volume."""
+    from engines.build import build
+    from engines.cache import EngineCache
+    from engines.onnx_model import with_batch
+    from engines.spec import EngineSpec
+    from orin.build import Desk, builder_for
+
+    desk, precision = Desk(), "int8" if asked.calibration else "fp16"
+    spec = EngineSpec(found.name, "gpu", asked.batch, precision, amax_by_tensor=ranges)
+    cache, builder = EngineCache(desk.cache / "engines", desk.say), builder_for("jetson", desk)
+    engine = build(with_batch(found.model, 1), spec, cache, found.weights, builder)
+    loaded = board.load_windows(engine)
+
+    def label(split: Split, progress: Callable[[int, int], None]) -> tuple[NDArray[Any], float]:
+        made = loaded.segment(split, asked.weights)
+        progress(len(split.plan), len(split.plan))
+        return made.labels, (made.end_ns - made.begin_ns) * 1e-9
+
+    return label
+
+
+def _predict(found: Found, ranges: Mapping[str, float], asked: Asked) -> Predict:
     import onnxruntime as ort
 
+    from engines.onnx_model import with_batch
+    from engines.qdq import insert_qdq
+
+    model = with_batch(found.model, asked.batch)
+    if asked.calibration:
+        model = insert_qdq(model, ranges)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = asked.threads or 0
     options.log_severity_level = 3
     # Integer kernels of x86 CPUs without VNNI saturate; float32 arithmetic on dequantised values does not.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -169,14 +221,9 @@ def segment_source(
     """Read, segment, score and write one case; `seen` gets the case and its labels while both are in memory."""
     case = read_case(source, network.grid, network.amax)
     plan = network.sliding.plan(case.volume.shape)
-    began_s = time.monotonic()
-    labels = segment(
-        Split(case.volume, plan, case.scale),
-        network.predict,
-        network.sliding,
-        lambda done, total: progress(f"{source.name}, windows", done, total),
+    labels, seconds = network.label(
+        Split(case.volume, plan, case.scale), lambda done, total: progress(f"{source.name}, windows", done, total)
     )
-    seconds = time.monotonic() - began_s
     path = write_case_labels(case, labels, folder, network.grid)
     if seen:
         seen(case, labels)

@@ -1,4 +1,4 @@
-"""`orin calibrate`: photos or arrays in, a TensorRT calibration cache out; no board and no GPU needed."""
+"""`orin calibrate`: photos, arrays or volumes in, a TensorRT calibration cache out; no board and no GPU needed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DATA",
-        help="folder of JPEG and PNG photos or of .npy and .npz files, or one .npy or .npz file",
+        help="folder of JPEG and PNG photos or of .npy and .npz files, or one .npy or .npz file; for a 3D-UNet one "
+        "volume a file, [D,H,W] in float32 or int8, cut into windows",
     )
     parser.add_argument(
         "--list", type=Path, metavar="FILE", help="use the files that FILE names, one a line, relative to --data"
     )
     parser.add_argument("--method", default="entropy", choices=OBSERVERS, help="how a range is chosen (entropy)")
-    parser.add_argument("--images", type=int, metavar="N", help="the first N photos or samples; without: all")
+    parser.add_argument("--images", type=int, metavar="N", help="the first N photos, samples or volumes; without: all")
     parser.add_argument(
         "--preprocess",
         choices=PREPROCESS,
@@ -107,14 +108,18 @@ def _subject(options: argparse.Namespace) -> _Subject:
     from calibration.source import batch_of, inputs_of
     from orin.errors import OrinError
     from orin.subject import find_network, find_subject
+    from orin.volume_data import volumes_for
 
     paths = data_files(options.data, options.list)
     if are_arrays(paths):
         if options.preprocess:
             raise OrinError(f"--preprocess {options.preprocess} is for photos; arrays are taken as they are")
         found = find_network(options.model, options.weights)
-        arrays = Arrays(paths, inputs_of(found.model), options.images, batch_of(found.model))
-        return _Subject(Job(found.model, arrays, options.method), "none", found.weights)
+        inputs, batch = inputs_of(found.model), batch_of(found.model)
+        source = volumes_for(inputs, paths[: options.images], batch or 1) or Arrays(
+            paths, inputs, options.images, batch
+        )
+        return _Subject(Job(found.model, source, options.method), "none", found.weights)
     photos = find_subject(options.model, options.weights, options.preprocess)
     images = Images(paths[: options.images], photos.preprocess, photos.image, fixed_batch=batch_of(photos.model))
     return _Subject(Job.of_images(photos.model, images, options.method), photos.preprocess_name, photos.weights)

@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", metavar="BOARD", help="jetson, or virtual:agx-orin-64gb")
     parser.add_argument("--scenario", choices=SCENARIOS, default="offline")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="length of the run (10)")
+    parser.add_argument("--tune", type=int, default=0, metavar="N", help="runs to find batches and depths in (0: none)")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of JPEG and PNG photos")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for all that is made")
     add_output_arguments(parser)
@@ -37,11 +38,14 @@ def handle(options: argparse.Namespace) -> int:
     from orin.boards import board_name, open_board
     from orin.build import Desk
     from orin.deploy import Job, deploy
+    from orin.errors import OrinError
 
     talk = Talk(options.quiet)
     plan, photos = _plan(options), photos_in(options.data)
     seconds = check_seconds(options.seconds)
-    job = Job(plan, options.output, photos, seconds, options.scenario)
+    if not 0 <= options.tune <= 1000:
+        raise OrinError(f"--tune is {options.tune}, expected 0 to 1000 runs")
+    job = Job(plan, options.output, photos, seconds, options.scenario, tune_runs=options.tune)
     board = open_board(board_name(options.board, talk.say), "speed")
     deployed = deploy(job, board, Desk(say=talk.say, progress=talk.progress, preprocess=options.preprocess))
     _write_report(deployed.run)
@@ -82,6 +86,8 @@ def _print(folder: Path, deployed: Deployed) -> None:
     rows = [("DLA layers", _placement(steps["place"]))]
     if "calibrate" in steps:
         rows.append(("calibrated on", f"{steps['calibrate']['images']} photos, {steps['calibrate']['method']}"))
+    if "tune" in steps:
+        rows.append(("tuned in", f"{steps['tune']['runs']} runs, see tuning/report.html"))
     rows += [(f"{device} engine", engine["file"]) for device, engine in steps["build"].items()]
     if "memory" in steps:
         rows.append(("memory", f"{steps['memory']['kind']}, the fastest here"))

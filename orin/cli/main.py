@@ -32,6 +32,7 @@ COMMANDS = {
     "export": ("export", "a plan's engines for trtexec or Triton, runs for MLPerf"),
     "fleet": ("fleet", "many boards as one: start, look, answer a folder, sweep, end"),
     "reproduce": ("reproduce", "published results against what the virtual Orin predicts, errors in the open"),
+    "tune": ("tune", "the best batches, GPU/DLA split and clocks in a handful of runs"),
     "show": ("show", "print a run record and (re)write its report"),
     "compare": ("compare", "set two like runs side by side"),
     "doctor": ("doctor", "what this machine is, has and lacks, and how to mend it"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REPORT, RESULT = "report.html", "result.json"
 HEADER = ("case", "voxels", "windows", "DICE kidney", "tumour", "mean", "on the virtual Orin", "in network")
+BOARD_HEADER = (*HEADER[:-2], "on this board", "expected")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenario", choices=("singlestream", "offline"), help="also run the cases under LoadGen")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="length of that run (MLPerf: 600)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where its record goes (runs)")
-    parser.add_argument("--board", default=DEFAULT_VIRTUAL, metavar="BOARD", help=f"{DEFAULT_VIRTUAL} or another")
+    parser.add_argument("--board", default=DEFAULT_VIRTUAL, metavar="BOARD", help=f"{DEFAULT_VIRTUAL}; or jetson")
     parser.add_argument("--mode", help="power mode of the virtual board: MAXN, 50W, 30W, 15W")
     parser.add_argument("--stack", choices=STACKS, default=DEFAULT_STACK, help="software whose speed it has")
     add_output_arguments(parser)
@@ -59,6 +60,23 @@ class _Outcome:
     board: Board
     record: RunRecord | None
 
+    @property
+    def measured(self) -> bool:
+        """Whether the board itself labelled the cases."""
+        return self.board.provenance == "measured"
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Names of the table's columns."""
+        return BOARD_HEADER if self.measured else HEADER
+
+    @property
+    def times(self) -> str:
+        """What the table's times are."""
+        if self.measured:
+            return f"times on this board are measured, those expected are SIMULATED ({self.board.soc.name})"
+        return f"times on the virtual Orin are SIMULATED ({self.board.name})"
+
 
 def handle(options: argparse.Namespace) -> int:
     """Run the command."""
@@ -71,8 +89,8 @@ def handle(options: argparse.Namespace) -> int:
     from orin.volume_run import expected_costs, run_volumes
 
     talk = Talk(options.quiet)
-    if options.board == "jetson":
-        raise OrinError("orin segment computes on this machine's CPU and times the virtual board: --board virtual:NAME")
+    if options.board == "jetson" and (options.scenario or options.mode):
+        raise OrinError("--scenario and --mode are the virtual board's; leave them out with --board jetson")
     if options.batch < 1:
         raise OrinError(f"--batch is {options.batch}, expected 1 window or more")
     check_seconds(options.seconds)
@@ -81,7 +99,8 @@ def handle(options: argparse.Namespace) -> int:
     if options.mode:
         board.soc.clocks(options.mode)  # an unknown one is said now, not behind the network's work
     asked = Asked(options.weights, options.overlap, options.batch, options.calibration)
-    network = open_network(options.network, asked)
+    jetson: Any = board if board.computes_outputs else None
+    network = open_network(options.network, asked, jetson)
     options.output.mkdir(parents=True, exist_ok=True)
     overlays: list[Overlay] = []
     cases = [
@@ -134,10 +153,12 @@ def _rows(outcome: _Outcome) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for case in outcome.cases:
         cost = outcome.costs[case.name]
-        latency = milliseconds(cost.latency_ms)
-        share = percent(cost.network_ms / cost.latency_ms)
+        expected = milliseconds(cost.latency_ms)
+        times = (expected, percent(cost.network_ms / cost.latency_ms))
+        if outcome.measured:
+            times = (milliseconds(case.seconds * 1e3), expected)
         shape = "x".join(map(str, case.shape))
-        rows.append((case.name, shape, str(case.windows), *_scores(case), latency, share))
+        rows.append((case.name, shape, str(case.windows), *_scores(case), *times))
     return rows
 
 
@@ -162,6 +183,7 @@ def _json(outcome: _Outcome, folder: Path) -> dict[str, Any]:
         "window": list(network.sliding.window),
         "window_weights": network.sliding.weights,
         "board": outcome.board.name,
+        "computed_on": "gpu" if outcome.measured else "cpu",
         "cases": [{**case.as_json(), "expected": outcome.costs[case.name].as_json()} for case in outcome.cases],
         "dice": mean and {"kidney": mean.kidney, "tumour": mean.tumour, "mean": mean.mean, "cases": len(scores)},
         "run": None if outcome.record is None else result(outcome.record),
@@ -178,8 +200,8 @@ def _write(folder: Path, outcome: _Outcome, overlays: Sequence[Any]) -> None:
 
     if outcome.record is not None:
         write_report(outcome.record)
-    heading = f"{_heading(outcome)}; times are SIMULATED on {outcome.board.name}"
-    write_overlays(folder / REPORT, heading, overlays, HEADER, _rows(outcome))
+    heading = f"{_heading(outcome)}; {outcome.times}"
+    write_overlays(folder / REPORT, heading, overlays, outcome.header, _rows(outcome))
     write_atomically(folder / RESULT, json.dumps(_json(outcome, folder), indent=1))
 
 
@@ -190,10 +212,10 @@ def _tell(options: argparse.Namespace, outcome: _Outcome) -> None:
     if options.json:
         print_json(values)
         return
-    print_table(_heading(outcome), _rows(outcome), HEADER)
+    print_table(_heading(outcome), _rows(outcome), outcome.header)
     if values["dice"]:
         print(f"DICE of {values['dice']['cases']} cases: mean {values['dice']['mean']:.4f}")
-    print(f"times on the virtual Orin are SIMULATED ({outcome.board.name}, {options.stack})")
+    print(f"{outcome.times}, {options.stack}")
     print(f"report: {values['report']}")
     if outcome.record is not None:
         print_result(outcome.record)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from engines.engine import Engine
 from engines.errors import EngineError
@@ -23,6 +23,7 @@ from orin.jetson.cuda import CudaContext
 from orin.jetson.detect import Machine, attached_soc, dla_trouble
 from orin.jetson.engine import JetsonEngine, Part, Site
 from orin.jetson.modes import clocks_in_force
+from orin.jetson.volumes import WindowEngine
 from orin.plan import AUTO_MEMORY, Plan
 from orin.soc import GPU, Clocks, Soc
 from power.hold import HoldRules, InForce, hold_mode
@@ -35,6 +36,8 @@ BUILDER = "tensorrt"
 TEGRASTATS = ("tegrastats", "--interval", "100")
 USUAL_MEMORY = "mapped"
 MEND = "see `sudo dmesg`, and run `orin doctor`"
+
+Kept = TypeVar("Kept", JetsonEngine, WindowEngine)
 
 
 def open_jetson(machine: Machine | None = None) -> JetsonBoard:
@@ -78,7 +81,7 @@ class JetsonBoard:
         self._logger = adapt(self._trt.ILogger, Logger(self._log))
         self._memory = USUAL_MEMORY
         self._cuda: CudaContext | None = None
-        self._loaded: list[JetsonEngine] = []
+        self._loaded: list[JetsonEngine | WindowEngine] = []
 
     @property
     def cuda(self) -> CudaContext:
@@ -99,12 +102,21 @@ class JetsonBoard:
             undo.pop_all()
         return JetsonChain(backbone, behind)
 
+    def load_windows(self, engine: Engine) -> WindowEngine:
+        """Load an engine onto the GPU that labels whole volumes, window by window; errors as from `load`."""
+        self._check(engine, GPU)
+        with self.cuda.current():
+            deserialized = self._deserialize(engine, GPU)
+        return self._keep(WindowEngine(engine, deserialized, self.cuda, self._last_error))
+
     def _load(self, engine: Engine, accelerator: str, depth: int, part: Part = "whole") -> JetsonEngine:
         self._check(engine, accelerator)
         site = Site(accelerator, self.cuda, int(self._trt.__version__.split(".")[0]), self._last_error, part)
         with self.cuda.current():
             deserialized = self._deserialize(engine, accelerator)
-        loaded = JetsonEngine(engine, deserialized, site, depth)
+        return self._keep(JetsonEngine(engine, deserialized, site, depth))
+
+    def _keep(self, loaded: Kept) -> Kept:
         self._loaded = [other for other in self._loaded if not other.closed] + [loaded]
         return loaded
 

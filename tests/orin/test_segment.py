@@ -209,7 +209,7 @@ def test_the_table_fits_and_says_what_is_simulated(small, tmp_path, capsys, monk
         (["ok.npy", "--batch", "0"], "--batch is 0"),
         (["ok.npy", "--overlap", "1"], "overlap 1.0 of windows"),
         (["ok.npy", "--mode", "99W"], "99W"),
-        (["ok.npy", "--board", "jetson"], "--board virtual:NAME"),
+        (["ok.npy", "--board", "jetson", "--mode", "30W"], "--scenario and --mode are the virtual board's"),
         (["ok.npy", "--calibration", "other.cache"], "has no range for the input 'input'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

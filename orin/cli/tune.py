@@ -1,0 +1,115 @@
+"""`orin tune`: the best batches, GPU/DLA split and clocks in a handful of runs."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orin.cli.output import Talk, add_output_arguments, print_json, print_table
+from orin.cli.plan_options import add_plan_arguments, plan_from
+
+if TYPE_CHECKING:
+    from orin.plan import Plan
+    from orin.tune.run import Runner
+    from orin.tune.search import Run, Tuner
+    from orin.tune.session import Job, Tuned
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_plan_arguments(parser, "resnet50")
+    parser.add_argument("--objective", choices=("throughput", "efficiency", "latency"), default="throughput")
+    parser.add_argument("--slo-ms", type=float, metavar="N", help="p99 of a work item's latency, at most")
+    parser.add_argument("--budget-w", type=float, metavar="N", help="module watts, at most; searches clocks")
+    parser.add_argument("--min-samples-per-s", type=float, metavar="N", help="samples per second, at least")
+    parser.add_argument("--runs", type=int, default=10, metavar="N", help="runs at most, probes included (10)")
+    parser.add_argument("--seconds-per-run", type=float, default=5.0, metavar="N", help="length of a run at most (5)")
+    parser.add_argument("--mode", help="nvpmodel mode to hold where clocks are not searched; without: as it is")
+    parser.add_argument("--board", metavar="BOARD", help="jetson, or virtual:agx-orin-64gb")
+    parser.add_argument(
+        "--bench", action="store_true", help="virtual board: build engines and run LoadGen in wall time"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="photos; without: those in scikit-image's wheel")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder; an earlier tuning goes on (tunings/MODEL)"
+    )
+    add_output_arguments(parser)
+    parser.set_defaults(handler=handle)
+
+
+def handle(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from orin.errors import OrinError
+    from orin.report.tuning import live_line, write_tuning_report
+    from orin.tune.session import make_space, tune
+
+    talk = Talk(options.quiet)
+    job = _job(options)
+    runner = _runner(options, job, talk)
+    space = make_space(job, runner)
+    talk.say(f"{len(space)} plans for {job.base.network} on {runner.name} ({runner.provenance}), {job.rules.runs} runs")
+
+    def show(run: Run, tuner: Tuner) -> None:
+        talk.say(live_line(run, tuner))
+
+    tuned = tune(job, runner, space, show)
+    if tuned.plan is None:
+        failure = tuned.tuner.runs[-1].measurement.failure
+        raise OrinError(f"none of {len(tuned.tuner.runs)} runs succeeded; the last: {failure}")
+    report = write_tuning_report(tuned)
+    _print(options, tuned, report)
+    return 0
+
+
+def _job(options: argparse.Namespace) -> Job:
+    from orin.bench import check_seconds
+    from orin.deploy import starting_plan
+    from orin.errors import OrinError
+    from orin.tune.objective import Objective
+    from orin.tune.search import Rules
+    from orin.tune.session import Job as TuneJob
+
+    if not 1 <= options.runs <= 1000:
+        raise OrinError(f"--runs is {options.runs}, expected 1 to 1000")
+    given = plan_from(options)
+    base: Plan = given if options.plan else replace(starting_plan(given.network), **_asked(options, given))
+    objective = Objective(options.objective, options.slo_ms, options.budget_w, options.min_samples_per_s)
+    folder = options.output or Path("tunings") / Path(base.network).stem
+    return TuneJob(base, objective, Rules(runs=options.runs), check_seconds(options.seconds_per_run), folder)
+
+
+def _asked(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    names = ("weights", "calibration", "precision", "tail", "memory", "stack", "mode")
+    return {name: getattr(plan, name) for name in names if getattr(options, name, None) is not None}
+
+
+def _runner(options: argparse.Namespace, job: Job, talk: Talk) -> Runner:
+    from orin.bench import Bench, photos_in
+    from orin.boards import board_name, open_board
+    from orin.build import Desk
+    from orin.sweep import Site
+    from orin.tune.run import BoardRunner, virtual_runner
+
+    name, runs = board_name(options.board, talk.say), job.folder / "runs"
+    if name != "jetson" and not options.bench:
+        return virtual_runner(name, runs, job.seconds_per_run)
+    desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)
+    return BoardRunner(Site(lambda: open_board(name, "speed"), desk), Bench("offline", job.seconds_per_run, runs))
+
+
+def _print(options: argparse.Namespace, tuned: Tuned, report: Path) -> None:
+    from orin.report.tuning import RUN_HEADER, run_rows, summary_rows, tuning_json, tuning_title
+    from orin.tune.session import PLAN
+
+    folder = tuned.job.folder
+    if options.json:
+        print_json({**tuning_json(tuned), "plan_file": str(folder / PLAN), "report": str(report)})
+        return
+    print_table(
+        tuning_title(tuned, f"{len(tuned.tuner.runs)} runs of {tuned.job.base.network}"), run_rows(tuned), RUN_HEADER
+    )
+    print()
+    print_table(tuning_title(tuned, "the plan to use"), summary_rows(tuned))
+    print(f"\nplan: {folder / PLAN}\nreport: {report}\nNext: orin bench --plan {folder / PLAN} --seconds 60")
