@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         made[name].set_defaults(handler=handler)
     _add_run(made["run"])
     _add_sweep(made["sweep"])
-    made["tune"].add_argument("--plan", type=Path, metavar="FILE", help="plan to start from")
+    _add_tune(made["tune"])
     for action in made.values():
         add_output_arguments(action)
 
@@ -58,6 +58,20 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="length of each run (10)")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder for records, on the boards"
+    )
+    parser.add_argument("--label", action="append", default=[], metavar="NAME", help="only boards with this label")
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    from orin.cli.tune import add_search_arguments
+
+    add_search_arguments(parser)
+    parser.add_argument("--mode", help="nvpmodel mode to hold where clocks are not searched; without: as it is")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder here; an earlier tuning goes on (tunings/MODEL)"
+    )
+    parser.add_argument(
+        "--runs-folder", type=Path, default=Path("runs"), metavar="DIR", help="folder for records, on the boards"
     )
     parser.add_argument("--label", action="append", default=[], metavar="NAME", help="only boards with this label")
 
@@ -243,15 +257,22 @@ def _figures(result: dict[str, Any] | None, failure: str | None) -> tuple[str, s
 
 
 def _tune(options: argparse.Namespace) -> int:
-    import importlib.util
+    from orin.bench import Bench
+    from orin.cli.tune import run_tuning, tune_job
+    from orin.fleet.cluster import Processes, offers
+    from orin.fleet.dask import connect
+    from orin.fleet.inventory import fitting, load_inventory
+    from orin.fleet.tune import fleet_runner
 
-    from orin.errors import OrinError
-    from orin.fleet.inventory import load_inventory
-
-    load_inventory(options.inventory)
-    known = importlib.util.find_spec("orin.tune") is not None
-    reason = "does not spread over boards yet" if known else "is not in this version"
-    raise OrinError(f"the tuner {reason}: `orin fleet sweep` measures plans that you list")
+    talk = Talk(options.quiet)
+    inventory = load_inventory(options.inventory)
+    job = tune_job(options)
+    with connect(inventory, Processes.load(inventory).address) as client:
+        offered = offers(client)
+        names = fitting(offered, {"GPU": 1.0} | dict.fromkeys(options.label, 1.0))
+        _only(inventory, names, talk)
+        bench = Bench("offline", job.seconds_per_run, options.runs_folder.resolve())
+        return run_tuning(options, job, fleet_runner(client, offered, names, bench), talk)
 
 
 def _down(options: argparse.Namespace) -> int:

@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_plan_arguments(parser, "resnet50")
-    parser.add_argument("--objective", choices=("throughput", "efficiency", "latency"), default="throughput")
-    parser.add_argument("--slo-ms", type=float, metavar="N", help="p99 of a work item's latency, at most")
-    parser.add_argument("--budget-w", type=float, metavar="N", help="module watts, at most; searches clocks")
-    parser.add_argument("--min-samples-per-s", type=float, metavar="N", help="samples per second, at least")
-    parser.add_argument("--runs", type=int, default=10, metavar="N", help="runs at most, probes included (10)")
-    parser.add_argument("--seconds-per-run", type=float, default=5.0, metavar="N", help="length of a run at most (5)")
+    add_search_arguments(parser)
     parser.add_argument("--mode", help="nvpmodel mode to hold where clocks are not searched; without: as it is")
     parser.add_argument("--board", metavar="BOARD", help="jetson, or virtual:agx-orin-64gb")
     parser.add_argument(
@@ -39,15 +33,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(handler=handle)
 
 
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a tuning of one board or of many is asked: the plan to start from, the goal, how many runs."""
+    add_plan_arguments(parser, "resnet50")
+    parser.add_argument("--objective", choices=("throughput", "efficiency", "latency"), default="throughput")
+    parser.add_argument("--slo-ms", type=float, metavar="N", help="p99 of a work item's latency, at most")
+    parser.add_argument("--budget-w", type=float, metavar="N", help="module watts, at most; searches clocks")
+    parser.add_argument("--min-samples-per-s", type=float, metavar="N", help="samples per second, at least")
+    parser.add_argument("--runs", type=int, default=10, metavar="N", help="runs at most, probes included (10)")
+    parser.add_argument("--seconds-per-run", type=float, default=5.0, metavar="N", help="length of a run at most (5)")
+
+
 def handle(options: argparse.Namespace) -> int:
     """Run the command."""
+    talk = Talk(options.quiet)
+    job = tune_job(options)
+    return run_tuning(options, job, _runner(options, job, talk), talk)
+
+
+def run_tuning(options: argparse.Namespace, job: Job, runner: Runner, talk: Talk) -> int:
+    """Tune with a runner, a line for each run; write plan and report and print what was found."""
     from orin.errors import OrinError
     from orin.report.tuning import live_line, write_tuning_report
     from orin.tune.session import make_space, tune
 
-    talk = Talk(options.quiet)
-    job = _job(options)
-    runner = _runner(options, job, talk)
     space = make_space(job, runner)
     talk.say(f"{len(space)} plans for {job.base.network} on {runner.name} ({runner.provenance}), {job.rules.runs} runs")
 
@@ -63,7 +72,8 @@ def handle(options: argparse.Namespace) -> int:
     return 0
 
 
-def _job(options: argparse.Namespace) -> Job:
+def tune_job(options: argparse.Namespace) -> Job:
+    """Return what the command line asks for; OrinError for what cannot be."""
     from orin.bench import check_seconds
     from orin.deploy import starting_plan
     from orin.errors import OrinError

@@ -23,6 +23,7 @@ from orin.soc import DLAS
 if TYPE_CHECKING:
     from orin.bench import Bench
     from orin.outcome import Candidate
+    from orin.plan import Plan
 
 JOIN_S = 60.0
 PLUGIN = "station"
@@ -91,6 +92,25 @@ def measure_plan(candidate: Candidate, options: Bench) -> tuple[str, dict[str, A
         return station.name, result(bench(candidate.plan, board, Desk(photos=photos_in(None)), options))
     finally:
         _close(board)
+
+
+def tune_plan(plan: Plan, number: int, options: Bench) -> dict[str, Any]:
+    """Measure a tuning's n-th plan on this worker's board as `orin tune` does; returns a `Measurement` as JSON."""
+    from orin.bench import photos_in
+    from orin.build import Desk
+    from orin.sweep import Site
+    from orin.tune.run import BoardRunner, Runner, virtual_runner
+
+    station = _plugin().station
+    station.close()
+    runner: Runner
+    if _plugin().offer.provenance == "measured":
+        runner = BoardRunner(
+            Site(lambda: open_board(station.board_name, "speed"), Desk(photos=photos_in(None))), options
+        )
+    else:
+        runner = virtual_runner(station.board_name, options.runs, options.seconds)
+    return runner.measure(plan, number).measurement.as_json()
 
 
 async def close_station(dask_worker: Any) -> None:

@@ -24,9 +24,13 @@ from orin.fleet.run import Order, Run  # noqa: E402
 from orin.fleet.shards import IN_HAND, Rules, Shard  # noqa: E402
 from orin.fleet.station import Job, Station, Task  # noqa: E402
 from orin.fleet.sweep import one_kind, sweep  # noqa: E402
+from orin.fleet.tune import fleet_runner, together  # noqa: E402
 from orin.fleet.worker import offer, station_plugin  # noqa: E402
 from orin.outcome import Candidate  # noqa: E402
 from orin.plan import Plan  # noqa: E402
+from orin.tune.measurement import Measurement  # noqa: E402
+from orin.tune.run import virtual_runner  # noqa: E402
+from power.quantity import Quantity  # noqa: E402
 from tests.orin.commands import command  # noqa: E402
 from tests.orin.export.small import plan_with_cache  # noqa: E402
 
@@ -130,6 +134,28 @@ def test_a_sweep_measures_the_first_candidate_on_every_board_and_the_others_once
     assert others["batch 2"].failure == "no DLA here" and others["batch 4"].result is not None
 
 
+def test_a_tuning_measures_a_plan_on_every_board(client, tmp_path):
+    runner = fleet_runner(client, offers(client), ["a", "b"], Bench("offline", 1.0, tmp_path / "fleet"))
+    assert (runner.name, runner.provenance) == ("fleet of 2 agx-orin-64gb: a, b", "simulated")
+    plan = Plan(gpu_batch=8, dla_cores=0)
+    alone = virtual_runner(BOARD, tmp_path / "alone", 1.0).measure(plan, 3).measurement
+    both = runner.measure(plan, 3).measurement  # the third run's noise is the same on every virtual board
+    assert both.samples_per_s == alone.samples_per_s and both.share == alone.share and both.failure is None
+    failed = runner.measure(Plan(gpu_batch=8, dla_cores=1, precision="fp32"), 4).measurement
+    assert failed.failure.startswith("a: a DLA has no fp32") and "b: a DLA has no fp32" in failed.failure
+
+
+def test_how_boards_differ_is_in_the_interval_of_their_mean():
+    def one(speed, watts=None, flags=()):
+        return Measurement(Quantity(speed, 2.0), watts, share={"gpu": 1.0}, seconds=speed / 50, flags=flags)
+
+    found = together({"a": one(100.0, Quantity(20, 1)), "b": one(110.0, flags=("hot",))})
+    assert found.samples_per_s.value == 105.0 and found.module_w is None  # one board has no watts
+    assert found.samples_per_s.u95 == pytest.approx((2.0**2 + (12.71 * 7.0710678 / 2**0.5) ** 2) ** 0.5, rel=1e-3)
+    assert found.seconds == 2.2 and found.flags == ("b: hot",) and found.share == {"gpu": 1.0}
+    assert together({"a": one(100.0), "b": Measurement.failed("no memory", 1.0)}).failure == "b: no memory"
+
+
 def test_boards_of_different_kinds_are_not_compared():
     offers = {
         name: Offer({}, {"jetpack": jetpack}, "measured")
@@ -214,7 +240,11 @@ def test_a_fleet_of_processes_goes_up_survives_kill_9_and_goes_down(place, capsy
         assert command(run) == 0
         answers_in(place / "out")
         capsys.readouterr()
-        assert command(["fleet", "tune", *words]) == 2
+        records = ["--runs-folder", str(place / "runs"), "-o", str(place / "tuned")]
+        tune = ["fleet", "tune", str(path), "resnet50", *words[1:], "--runs", "1", "--seconds-per-run", "1"]
+        assert command([*tune, *records]) == 0
+        assert json.loads(capsys.readouterr().out)["board"].endswith("k2")  # k1 may not be back yet
+        assert Plan.load(place / "tuned/plan.yaml").network == "resnet50"
     finally:
         assert command(["fleet", "down", *words]) == 0
     assert command(["fleet", "status", *words]) == 2
