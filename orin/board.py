@@ -110,3 +110,10 @@ class Board(Protocol):
     def hold(self, plan: Plan) -> AbstractContextManager[Clocks]:
         """Hold the plan's power mode or clocks and its kind of memory, and restore what was there before; yields the
         clocks in force. What is allocated inside is of that kind."""
+
+
+def close_board(board: object) -> None:
+    """Close a board where it is one that can be closed: a Jetson's holds native memory, the virtual one nothing."""
+    close = getattr(board, "close", None)
+    if close is not None:
+        close()

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from calibration.source import file_sha256
 from engines.cache import model_sha256
 from orin.bench import IDLE_S, Bench, bench
 from orin.board import Board
@@ -20,7 +21,7 @@ from orin.memory import fastest_memory
 from orin.plan import AUTO_MEMORY, Plan
 from orin.record import write_atomically
 from orin.results import result
-from orin.steps import Done, Steps, Summary, file_sha256
+from orin.steps import Done, Steps, Summary
 from orin.subject import Subject, find_subject
 
 STATE = "deploy.json"

@@ -17,6 +17,7 @@ from orin.jetson.detect import (
     DLA_COMPILER_MEND,
     FLASH,
     GPU_NODES_MEND,
+    NVPMODEL_CONF,
     Machine,
     Runner,
     has_dla,
@@ -184,7 +185,7 @@ def _power(machine: Machine) -> list[Fact]:
         return [Fact("tegrastats", f"{JETSON_ONLY}; the virtual board brings its own")]
     tegrastats = next((p for n in ("usr/bin", "home/nvidia") if (p := machine.root / n / "tegrastats").is_file()), None)
     mend = "sudo apt install nvidia-l4t-tools (container: docker run -v /usr/bin/tegrastats:/usr/bin/tegrastats)"
-    readable = os.access(machine.root / "etc/nvpmodel.conf", os.R_OK)
+    readable = os.access(machine.root / NVPMODEL_CONF, os.R_OK)
     return [
         _fact("tegrastats", str(tegrastats or "missing"), tegrastats is not None, mend),
         Fact("power modes", "/etc/nvpmodel.conf " + ("can be read" if readable else "cannot be read")),

@@ -14,11 +14,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
+from calibration.source import file_sha256
 from orin.errors import OrinError
 from orin.record import write_atomically
 
 STATE_VERSION = 1
-CHUNK_BYTES = 1 << 20
 
 Summary = dict[str, Any]
 
@@ -133,12 +133,3 @@ class Steps:
     def _intact(self, files: Mapping[str, str]) -> bool:
         folder = self._store.path.parent
         return all((folder / name).is_file() and file_sha256(folder / name) == sha for name, sha in files.items())
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -20,7 +20,7 @@ from calibration.errors import CalibrationError
 from dla.errors import DlaError
 from engines.errors import EngineError
 from orin.bench import Bench, bench
-from orin.board import Board
+from orin.board import Board, close_board
 from orin.build import Desk
 from orin.errors import OrinError
 from orin.outcome import Candidate, Outcome, Start, flags_of
@@ -62,6 +62,15 @@ class Site:
     desk: Desk
     thermal: Thermal = Thermal()
 
+    @contextmanager
+    def board(self) -> Iterator[Board]:
+        """Open the board for one run, and close it."""
+        board = self.open_board()
+        try:
+            yield board
+        finally:
+            close_board(board)
+
 
 def sweep(wanted: Sequence[Candidate], site: Site, options: Bench) -> Iterator[Outcome]:
     """Measure candidates in turn and yield what came of each; `options.runs` is the sweep's folder.
@@ -71,7 +80,7 @@ def sweep(wanted: Sequence[Candidate], site: Site, options: Bench) -> Iterator[O
     """
     ledger = _Ledger(options.runs)
     for number, candidate in enumerate(wanted, 1):
-        with _board(site) as board:
+        with site.board() as board:
             digest = digest_of(candidate.plan, board, options)
             known = ledger.find(digest)
             if known is not None:
@@ -96,21 +105,6 @@ class _Job:
 def _measure(candidate: Candidate, board: Board, site: Site, job: _Job) -> tuple[RunRecord, Start]:
     start = cool_down(board, job.first_c, site.thermal, site.desk.say)
     return bench(candidate.plan, board, site.desk, job.options), start
-
-
-@contextmanager
-def _board(site: Site) -> Iterator[Board]:
-    """Open a board, and close it where it is one that can be closed."""
-    board = site.open_board()
-    try:
-        yield board
-    finally:
-        close: Callable[[], None] = getattr(board, "close", _nothing)
-        close()
-
-
-def _nothing() -> None:
-    return None
 
 
 def digest_of(plan: Plan, board: Board, options: Bench) -> str:

@@ -66,10 +66,6 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     from orin.cli.tune import add_search_arguments
 
     add_search_arguments(parser)
-    parser.add_argument("--mode", help="nvpmodel mode to hold where clocks are not searched; without: as it is")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder here; an earlier tuning goes on (tunings/MODEL)"
-    )
     parser.add_argument(
         "--runs-folder", type=Path, default=Path("runs"), metavar="DIR", help="folder for records, on the boards"
     )

@@ -20,15 +20,11 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_search_arguments(parser)
-    parser.add_argument("--mode", help="nvpmodel mode to hold where clocks are not searched; without: as it is")
     parser.add_argument("--board", metavar="BOARD", help="jetson, or virtual:agx-orin-64gb")
     parser.add_argument(
         "--bench", action="store_true", help="virtual board: build engines and run LoadGen in wall time"
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="photos; without: those in scikit-image's wheel")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder; an earlier tuning goes on (tunings/MODEL)"
-    )
     add_output_arguments(parser)
     parser.set_defaults(handler=handle)
 
@@ -42,6 +38,10 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-samples-per-s", type=float, metavar="N", help="samples per second, at least")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="runs at most, probes included (10)")
     parser.add_argument("--seconds-per-run", type=float, default=5.0, metavar="N", help="length of a run at most (5)")
+    parser.add_argument("--mode", help="nvpmodel mode to hold where clocks are not searched; without: as it is")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder; an earlier tuning goes on (tunings/MODEL)"
+    )
 
 
 def handle(options: argparse.Namespace) -> int:

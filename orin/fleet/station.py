@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calibration.dataset import Skipped
 from engines.preprocess import Preprocess, quantise
 from engines.spec import INT8_MAX
-from orin.board import Board
+from orin.board import Board, close_board
 from orin.boards import Purpose, open_board
 from orin.build import Desk, build_engines
 from orin.errors import OrinError
@@ -140,9 +140,7 @@ class Station:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
-        close: Callable[[], None] | None = getattr(self._board, "close", None)
-        if close is not None:
-            close()
+        close_board(self._board)
         self._board = None
 
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orin.board import close_board
 from orin.boards import open_board
 from orin.errors import OrinError
 from orin.fleet.dask import NO_DASHBOARD, load_dask, security
@@ -17,7 +18,7 @@ from orin.fleet.inventory import Offer, Tls, label
 from orin.fleet.lease import Lease, lock_path
 from orin.fleet.shards import IN_HAND
 from orin.fleet.station import Answered, Job, Station, Task
-from orin.jetson.detect import Machine, jetpack
+from orin.jetson.detect import NVPMODEL_CONF, Machine, jetpack
 from orin.soc import DLAS
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def offer(board: str, machine: Machine | None = None) -> Offer:
             "module": machine.number or "unknown",
             "jetpack": jetpack(machine.l4t),
             "tensorrt": _version("tensorrt"),
-            "nvpmodel": _digest(machine.root / "etc" / "nvpmodel.conf"),
+            "nvpmodel": _digest(machine.root / NVPMODEL_CONF),
         }
-        _close(opened)
+        close_board(opened)
     else:
         facts["onnxruntime"] = _version("onnxruntime")
     dlas = [name for name in opened.soc.accelerators if name in DLAS]
@@ -91,7 +92,7 @@ def measure_plan(candidate: Candidate, options: Bench) -> tuple[str, dict[str, A
     try:
         return station.name, result(bench(candidate.plan, board, Desk(photos=photos_in(None)), options))
     finally:
-        _close(board)
+        close_board(board)
 
 
 def tune_plan(plan: Plan, number: int, options: Bench) -> dict[str, Any]:
@@ -181,12 +182,6 @@ def _digest(path: Path) -> str:
     import hashlib
 
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else "none"
-
-
-def _close(board: Any) -> None:
-    close = getattr(board, "close", None)
-    if close is not None:
-        close()
 
 
 def facts_of(offers: Mapping[str, Offer]) -> dict[str, list[str]]:

@@ -65,9 +65,8 @@ class BoardRunner:
     """Runs the bench on a board, opened anew each time, that is waited for until it is as cool as at first."""
 
     def __init__(self, site: Site, options: Bench) -> None:
-        board = site.open_board()
-        self.name, self.soc, self.provenance = board.name, board.soc, str(board.provenance)
-        _close(board)
+        with site.board() as board:
+            self.name, self.soc, self.provenance = board.name, board.soc, str(board.provenance)
         self._site, self._options = site, options
         self._first_c: float | None = None
 
@@ -76,13 +75,10 @@ class BoardRunner:
         return _in_slices(lambda seconds, at: self._run(plan, seconds), self._options.seconds, self.soc)
 
     def _run(self, plan: Plan, seconds: float) -> RunRecord:
-        board = self._site.open_board()
-        try:
+        with self._site.board() as board:
             start = cool_down(board, self._first_c, self._site.thermal, self._site.desk.say)
             self._first_c = start.hottest_c if self._first_c is None else self._first_c
             return bench(plan, board, self._site.desk, replace(self._options, seconds=max(1.0, seconds)))
-        finally:
-            _close(board)
 
 
 class VirtualRunner:
@@ -173,12 +169,6 @@ class _Watched(Crew):
             self._last_ns[item.accelerator] = end_ns
             self.items.append(WorkItem(item.accelerator, 0, range(item.samples), [], None, begin_ns, end_ns))
         return done
-
-
-def _close(board: object) -> None:
-    close = getattr(board, "close", None)
-    if close is not None:
-        close()
 
 
 def _with_error(watts: float) -> dict[str, float]:
