@@ -1,15 +1,16 @@
 """How long each fused layer takes, alone on the SoC: the law behind every network, measured or not.
 
 A layer's time is the soft maximum of arithmetic and DRAM traffic, `(c^p + m^p)^(1/p)`, plus a fixed overhead.
-GPU: a product is cut into tiles that the SMs share; narrow channels, short sums and few tiles waste lanes; tensors that
-fit the L2 stay there. DLA: channels fill atoms of a multiplier array; curves other than ReLU are passes of their own;
-tensors that fit its SRAM stay there. Weights are read once an enqueue on both.
+GPU: a product is cut into tiles that the SMs share; narrow channels, short sums and few tiles waste lanes; the more
+waves of tiles, the more of the traffic they cover; tensors that fit the L2 stay there. DLA: channels fill atoms of a
+multiplier array; curves other than ReLU are passes of their own; tensors that fit its SRAM stay there. Weights are read
+once an enqueue on both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -49,7 +50,7 @@ class Spent:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The layers of a network as columns, each float64 [layers]."""
+    """The layers of a network as columns, each float64 [layers]; `kernels` is 0 for parts of the kernel before."""
 
     op: NDArray[Any]
     macs: NDArray[Any]
@@ -62,15 +63,25 @@ class Table:
     input_bytes: NDArray[Any]
     output_bytes: NDArray[Any]
     curve_bytes: NDArray[Any]
+    kernels: NDArray[Any]
 
 
 @lru_cache(maxsize=64)
 def table(work: Workload) -> Table:
     """Return a workload's layers as columns; one that names none counts as one large convolution."""
     layers = work.layers or (_whole(work),)
-    numbers = [name for name in Table.__dataclass_fields__ if name != "op"]
+    numbers = [name for name in Table.__dataclass_fields__ if name not in ("op", "kernels")]
     columns = {name: np.array([float(getattr(layer, name)) for layer in layers]) for name in numbers}
-    return Table(op=np.array([layer.op for layer in layers]), **columns)
+    return Table(op=np.array([layer.op for layer in layers]), kernels=np.ones(len(layers)), **columns)
+
+
+def as_one_kernel(layers: Table, first: int, end: int) -> Table:
+    """Return the layers with those from `first` up to `end` as one kernel: tensors between them stay on the chip."""
+    kernels, read, written = layers.kernels.copy(), layers.input_bytes.copy(), layers.output_bytes.copy()
+    kernels[first + 1 : end] = 0
+    read[first + 1 : end] = 0
+    written[first : end - 1] = 0
+    return replace(layers, kernels=kernels, input_bytes=read, output_bytes=written)
 
 
 def pruned(layers: Table, on_gpu: bool) -> NDArray[Any]:
@@ -117,33 +128,43 @@ def _dla_macs(layers: Table) -> NDArray[Any]:
 def gpu_times(layers: Table, batch: int, rates: Rates, known: Mapping[str, float], element_bytes: int = 1) -> Spent:
     """Return what an enqueue of a batch takes on the GPU; its arithmetic is that of INT8 times `element_bytes`."""
     per_clk = known["gpu_depthwise_macs_per_clk"] * rates.units * rates.clock_mhz * 1e6
-    dense = _gpu_products_s(layers, batch, rates, known) * element_bytes
+    seconds, waves = _gpu_products_s(layers, batch, rates, known)
+    dense = seconds * element_bytes
     curves = batch * layers.curve_bytes / (known["gpu_curve_bytes_per_clk"] * rates.units * rates.clock_mhz * 1e6)
     compute_ms = 1e3 * (np.where(layers.op == "depthwise", batch * layers.macs / per_clk, dense) + curves)
     moved = sum(_spilled(part, batch * element_bytes) for part in (layers.input_bytes, layers.output_bytes))
     dram_bytes = moved + element_bytes * layers.weight_bytes
     memory_ms = 1e3 * dram_bytes / (known["gpu_memory_share"] * rates.bytes_per_s)
-    overhead_ms = np.full_like(memory_ms, known["gpu_layer_clk"] / rates.clock_mhz * 1e-3)
-    return _spent(compute_ms, memory_ms, overhead_ms, dram_bytes, known["gpu_overlap"])
+    overhead_ms = layers.kernels * known["gpu_layer_clk"] / rates.clock_mhz * 1e-3
+    # The first wave of blocks waits for its operands and nothing covers the last one's results.
+    power = 1 + (known["gpu_overlap"] - 1) * waves / (waves + 1)
+    return _spent(compute_ms, memory_ms, overhead_ms, dram_bytes, power)
 
 
-def _gpu_products_s(layers: Table, batch: int, rates: Rates, known: Mapping[str, float]) -> NDArray[Any]:
-    """Seconds of each product with its best tile; groups too narrow for a tile are computed together, zeros between."""
+def _gpu_products_s(
+    layers: Table, batch: int, rates: Rates, known: Mapping[str, float]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Seconds of each product with its best tile, and its waves of blocks over the SMs.
+
+    Groups too narrow for a tile are computed together, zeros between.
+    """
     columns, depth = np.maximum(layers.columns, 1), np.maximum(layers.depth, 1)
     merged = np.minimum(np.maximum(layers.groups, 1), np.ceil(GPU_ATOM / columns))
     columns, depth, groups = columns * merged, depth * merged, np.maximum(layers.groups, 1) / merged
     rows = batch * layers.rows
     sums = np.ceil(depth / GPU_ATOM) * GPU_ATOM + known["gpu_fill_depth"]
     splits = np.clip(depth / GPU_SPLIT_DEPTH, 1, GPU_SPLITS)
-    best = np.full_like(depth, np.inf)
+    best, waves = np.full_like(depth, np.inf), np.zeros_like(depth)
     least = 1 + known["gpu_tile_loss"] * sum(1 / side for side in GPU_TILES[0])
     for tall, wide in GPU_TILES:
         tiles = np.ceil(rows / tall) * np.ceil(columns / wide) * groups
         rounds = np.maximum(tiles / rates.units, 1 / splits)
         loads = (1 + known["gpu_tile_loss"] * (1 / tall + 1 / wide)) / least
-        best = np.minimum(best, rounds * tall * wide * sums * loads)
+        taken = rounds * tall * wide * sums * loads
+        waves = np.where(taken < best, rounds, waves)
+        best = np.minimum(best, taken)
     seconds = best * rates.units / (known["gpu_efficiency"] * rates.macs_per_s)
-    return np.where(layers.macs > 0, seconds, 0.0)
+    return np.where(layers.macs > 0, seconds, 0.0), waves
 
 
 def _padding(size: NDArray[Any], atom: int) -> NDArray[Any]:
@@ -166,7 +187,11 @@ def _spilled(tensor_bytes: NDArray[Any], count: int) -> NDArray[Any]:
 
 
 def _spent(
-    compute_ms: NDArray[Any], memory_ms: NDArray[Any], overhead_ms: NDArray[Any], dram_bytes: NDArray[Any], power: float
+    compute_ms: NDArray[Any],
+    memory_ms: NDArray[Any],
+    overhead_ms: NDArray[Any],
+    dram_bytes: NDArray[Any],
+    power: float | NDArray[Any],
 ) -> Spent:
     """Share the soft maximum of both between them, by what each weighs in it."""
     compute, memory = compute_ms**power, memory_ms**power

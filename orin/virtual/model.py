@@ -17,7 +17,7 @@ from engines.engine import Manifest, Workload
 from orin.errors import OrinError
 from orin.plan import Plan
 from orin.soc import AGX_ORIN_64GB_SOC, GPU, Clocks, Soc
-from orin.virtual.layers import Rates, Spent, dla_times, gpu_times, pruned, table
+from orin.virtual.layers import Rates, Spent, Table, as_one_kernel, dla_times, gpu_times, pruned, table
 from orin.virtual.parameters import Parameters, load_parameters
 
 REFERENCE = AGX_ORIN_64GB_SOC  # the module whose clocks the shared times are at
@@ -221,7 +221,7 @@ class CostModel:
     # -- layers -------------------------------------------------------------------------------------------------------
 
     def _spent(self, shape: EngineShape, samples: int) -> Spent:
-        layers, law, clocks = table(shape.workload), self.parameters.law, self.clocks
+        layers, law, clocks = self._table(shape), self.parameters.law, self.clocks
         if shape.device == GPU:
             peak = self.soc.gpu_peak_ops(clocks) / 2
             rates = Rates(peak, self.soc.gpu_dram_bytes_per_s(clocks), clocks.gpu_mhz, clocks.sms)
@@ -242,6 +242,10 @@ class CostModel:
             spent.dram_bytes * wider,
         )
 
+    def _table(self, shape: EngineShape) -> Table:
+        layers, stretch = table(shape.workload), self.stack.one_kernel.get(shape.network)
+        return layers if stretch is None or shape.device != GPU else as_one_kernel(layers, *stretch)
+
     def _sparse_speedup(self, shape: EngineShape) -> NDArray[Any]:
         """By how much 2:4 sparsity shortens each layer's arithmetic, [layers]; DLAs have it in INT8 alone (guide)."""
         precisions = ("int8", "fp16") if shape.device == GPU else ("int8",)
@@ -255,9 +259,9 @@ class CostModel:
         spent = self._spent(shape, samples)
         compute_ms = float(spent.compute_ms.sum() + spent.overhead_ms.sum())
         memory_ms = float(spent.memory_ms.sum())
-        floor_ms = self.stack.launch_layer_ms * len(spent.compute_ms) * self._host_slowdown
+        floor_ms = self.stack.launch_layer_ms * float(self._table(shape).kernels.sum()) * self._host_slowdown
         compute_ms += max(0.0, floor_ms - compute_ms - memory_ms)
-        activity = self._activity(shape, samples, (compute_ms + memory_ms) * 1e-3)
+        activity = self._activity(shape, samples, spent, compute_ms + memory_ms)
         whole = Segment(GPU_SEGMENT, compute_ms * 1e6, memory_ms * 1e6, float(spent.dram_bytes.sum()), activity)
         return EngineCost(
             submit_ns=self._shared["host_ms"] * self.stack.host_factor * self._host_slowdown * 1e6,
@@ -271,10 +275,9 @@ class CostModel:
             return self._suppression(shape, samples)
         engine = EngineShape(UNMEASURED, GPU, samples, TAIL_PRECISION, tail)
         spent = self._spent(engine, samples)
-        compute_ns = float(spent.compute_ms.sum() + spent.overhead_ms.sum()) * 1e6
-        memory_ns = float(spent.memory_ms.sum()) * 1e6
-        activity = self._activity(engine, samples, (compute_ns + memory_ns) * 1e-9)
-        return Segment(GPU_SEGMENT, compute_ns, memory_ns, float(spent.dram_bytes.sum()), activity)
+        compute_ms, memory_ms = float(spent.compute_ms.sum() + spent.overhead_ms.sum()), float(spent.memory_ms.sum())
+        activity = self._activity(engine, samples, spent, compute_ms + memory_ms)
+        return Segment(GPU_SEGMENT, compute_ms * 1e6, memory_ms * 1e6, float(spent.dram_bytes.sum()), activity)
 
     def _detection(self, shape: EngineShape, samples: int) -> tuple[Segment, ...]:
         """Non-maximum suppression inside a detector's engine, where the stack has it there and no tail follows."""
@@ -289,13 +292,17 @@ class CostModel:
         memory_ns = moved / self.soc.gpu_dram_bytes_per_s(self.clocks) * 1e9
         return Segment(GPU_SEGMENT, factor * law["nms_ms"] * 1e6 * self._gpu_slowdown, memory_ns, moved)
 
-    def _activity(self, shape: EngineShape, samples: int, seconds: float) -> float:
-        """Power of the GPU over that of kernels that multiply nothing: it grows with the rate of multiplications."""
+    def _activity(self, shape: EngineShape, samples: int, spent: Spent, milliseconds: float) -> float:
+        """Power of the GPU over that of kernels that multiply nothing: it grows with the share of time in arithmetic,
+        and with the rate of multiplications in it."""
+        if not milliseconds:
+            return 1.0
         power = self.parameters.power
         operations = 2 * samples * shape.workload.macs * ELEMENT_BYTES[shape.precision]
-        rate = operations / seconds / self.soc.gpu_peak_ops(self.clocks) if seconds else 0.0
-        busy = 1 + power["gpu_arithmetic_w"] / power["gpu_w"] * rate
-        return busy * power.get(f"gpu_{shape.precision}_factor", 1.0)
+        rate = operations / (milliseconds * 1e-3) / self.soc.gpu_peak_ops(self.clocks)
+        share = float(spent.compute_ms.sum()) / milliseconds
+        more_w = power["gpu_arithmetic_w"] * share + power["gpu_multiply_w"] * rate
+        return (1 + more_w / power["gpu_w"]) * power.get(f"gpu_{shape.precision}_factor", 1.0)
 
     # -- DLA ----------------------------------------------------------------------------------------------------------
 

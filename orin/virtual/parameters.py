@@ -40,7 +40,8 @@ class NetworkFit:
 class StackFit:
     """What a software stack changes on the GPU; `gpu_from` and `dla_from` name the stack whose rows were fitted.
 
-    `detections` names the networks whose engines end in non-maximum suppression.
+    `detections` names the networks whose engines end in non-maximum suppression, `one_kernel` those of which it runs a
+    stretch of fused layers (first, end) as one kernel on the GPU.
     """
 
     name: str
@@ -51,6 +52,7 @@ class StackFit:
     gpu_from: str
     dla_from: str
     detections: frozenset[str]
+    one_kernel: Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -187,10 +189,16 @@ def _stacks(section: Mapping[str, Mapping[str, Any]]) -> dict[str, StackFit]:
             gpu_from=entry["gpu_from"],
             dla_from=entry["dla_from"],
             detections=frozenset(entry.get("detections", ())),
+            one_kernel={network: _stretch(one["layers"]) for network, one in entry.get("one_kernel", {}).items()},
             **_values(section[entry["gpu_from"]]["fit"]),
         )
         for name, entry in section.items()
     }
+
+
+def _stretch(layers: Sequence[int]) -> tuple[int, int]:
+    first, end = layers
+    return int(first), int(end)
 
 
 def _belief(entry: Mapping[str, Any]) -> Belief:
