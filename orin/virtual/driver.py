@@ -198,7 +198,8 @@ def _share(crew: Crew, name: str, waiting: int, rates: dict[str, float]) -> int:
     """Samples that an accelerator takes now; at the tail it takes none that the others would finish earlier."""
     full = min(crew.size(name), waiting)
     others = [other for other in crew.names if other != name]
-    if not others:
+    queue_ns = (crew.samples_in_flight[name] + full) / rates[name]
+    if not others or waiting > queue_ns * sum(rates.values()):  # far from the tail
         return full
     busy = crew.samples_in_flight[name]
     if name == GPU:  # its batch can be cut, so that all end together

@@ -58,7 +58,25 @@ def test_launch_floor_binds_small_batches_only():
     trtexec, mlperf = model("trtexec-10.3"), model("mlperf-v3.0")
     assert trtexec.cost(gpu(), 1).solo_ns == pytest.approx(1.0132e6, rel=0.02)
     assert trtexec.cost(gpu(), 1).solo_ns > 1.5 * mlperf.cost(gpu(), 1).solo_ns
-    assert trtexec.cost(gpu(), 64).solo_ns == pytest.approx(mlperf.cost(gpu(), 64).solo_ns, rel=0.1)
+    assert trtexec.cost(gpu(), 64).solo_ns == pytest.approx(0.5 * trtexec.cost(gpu(), 128).solo_ns, rel=0.03)
+
+
+def test_mlperf_runs_the_second_stage_of_resnet50_as_one_kernel():
+    """Its 3 blocks of 56 x 56 pass 256, 64, 64, 256 channels and a shortcut; only 64 come in and 256 go out."""
+    pixels, batch = 56 * 56, 256
+    first = 64 + 64 + 64 + 64 + 64 + 256 + (64 + 256) + 256  # what convolutions a, b, c and the projection move
+    blocks = first + 2 * (256 + 64 + 64 + 64 + 64 + 256 + 256)
+    apart, together = (model(stack).cost(gpu(), batch).dram_bytes for stack in ("trtexec-10.3", "mlperf-v3.0"))
+    assert apart - together == pytest.approx(batch * pixels * (blocks - 64 - 256), rel=0.03)  # the L2 keeps some
+    dlas = [model(stack).cost(dla(), 2).solo_ns for stack in ("trtexec-8.5", "mlperf-v3.0")]
+    assert dlas[0] == dlas[1]
+
+
+def test_larger_gpu_batches_of_resnet50_are_no_slower_per_image():
+    """As in NVIDIA's submissions, whose Offline runs at 256 beat a batch of 8 (2.170 ms less the host: 4,000/s)."""
+    rates = [batch / model().cost(gpu(batch), batch).solo_ns * 1e9 for batch in (1, 2, 4, 8, 16, 32)]
+    assert rates == sorted(rates)
+    assert 256 / model().cost(gpu(), 256).solo_ns * 1e9 > max(4000, 0.98 * rates[-1])
 
 
 def test_precisions_of_trtexec():
@@ -83,6 +101,14 @@ def one_layer(**values):
     macs = layer["rows"] * layer["columns"] * layer["depth"] * layer["groups"]
     work = LayerWork("only", macs=macs, **layer)
     return Workload(macs, work.weight_bytes, work.input_bytes + work.output_bytes, layers=(work,))
+
+
+def test_arithmetic_draws_more_than_waiting_for_memory():
+    def activity(**values):
+        return model().cost(gpu(64, network="none", workload=one_layer(**values)), 64).segments[0].activity
+
+    assert activity(op="pointwise", rows=0) == pytest.approx(1.0)
+    assert activity() > 1.4
 
 
 def dense_and_sparse(device, precision="int8", **layer):
