@@ -92,6 +92,8 @@ def varied(plan: Plan, board: Soc, scenario: str, work: Workloads, options: Opti
     alone = plan.gpu_batch and (scenario == "singlestream" or (scenario == "offline" and not plan.dla_cores))
     if not alone or plan.network not in (BERT, UNET) or (plan.network == UNET and plan.sparsity):
         return None  # a volume's cost is of dense engines
+    if options.dvfs is not None:
+        return None  # lengths of their own would each leave the clock elsewhere
 
     def sentence_ms(tokens: int) -> float:
         shorter = replace(work, gpu=cut(work.gpu, tokens / BERT_TOKENS))

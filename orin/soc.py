@@ -21,6 +21,7 @@ ACCELERATORS = (GPU, *DLAS)
 GPU_STREAM_SHARE = 0.924  # of the DRAM peak, the most the GPU streams at any clock
 GPU_BYTES_PER_CLK_PER_GPC = 104.4  # below about 0.9 GHz the GPU cannot ask for more
 DRAM_SUSTAINED_SHARE = 0.85  # of the DRAM peak, what convolution kernels sustain together
+GPU_LOWEST_MHZ, GPU_STEP_MHZ = 306.0, 102.0  # of Orin's GPU, as its devfreq lists its frequencies
 EMC_STEPS_MHZ = (204.0, 665.6, 2133.0, 3199.0)
 ROUNDING = 1.005  # published clocks are rounded: 1300, 3200 MHz
 
@@ -90,8 +91,8 @@ class Soc:
     def free_clocks(self, clocks_mhz: Mapping[str, float]) -> Clocks:
         """Return the clocks that values for some of gpu, dla, emc, cpu come to; what is not named runs at its highest.
 
-        The EMC has few steps and takes the one below. A value is where a clock is locked, or, as a cap, where it stands
-        under load: what DVFS saves on an idle accelerator is not modelled. OrinError for an unknown clock or value.
+        The EMC has few steps and takes the one below. A value is where a clock is locked, or a cap that it reaches
+        under load. OrinError for an unknown clock or value.
         """
         top = self.max_clocks.as_mhz()
         for name, mhz in clocks_mhz.items():
@@ -104,6 +105,13 @@ class Soc:
         return replace(
             self.max_clocks, gpu_mhz=chosen["gpu"], dla_mhz=chosen["dla"], emc_mhz=emc_mhz, cpu_mhz=chosen["cpu"]
         )
+
+    def gpu_steps_mhz(self, cap_mhz: float) -> tuple[float, ...]:
+        """Return the clocks that a GPU's governor can choose from below a cap, ascending; the cap is the last."""
+        steps: list[float] = []
+        while (mhz := GPU_LOWEST_MHZ + len(steps) * GPU_STEP_MHZ) < cap_mhz:
+            steps.append(mhz)
+        return (*steps, cap_mhz)
 
     def _emc_step(self, mhz: float) -> float:
         below = [step for step in self.emc_steps_mhz if step <= mhz * ROUNDING]

@@ -25,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}-mhz", type=float, metavar="MHZ", help=f"{name.upper()} clock, in place of --mode"
         )
+    parser.add_argument(
+        "--dvfs", type=float, metavar="SHARE", help="clocks are caps: the GPU's governor aims at this busy share (0.7)"
+    )
     parser.add_argument("--board", default="agx-orin-64gb", metavar="BOARD", help="SoC, with or without virtual:")
     parser.add_argument("--scenario", choices=SCENARIOS, default="offline")
     parser.add_argument("--qps", type=float, metavar="N", help="Server: queries per second; without: 80 %% of Offline")
@@ -65,7 +68,13 @@ def handle(options: argparse.Namespace) -> int:
     if options.no_rewrite:
         plan = dataclasses.replace(plan, rewrites=())
     own = load_parameters(options.parameters) if options.parameters else None
-    asked = Options(server_qps=options.qps, processes=options.processes, full=options.full, parameters=own)
+    asked = Options(
+        server_qps=options.qps,
+        processes=options.processes,
+        full=options.full,
+        parameters=own,
+        dvfs=options.dvfs,
+    )
     board = options.board.removeprefix("virtual:")
     if options.explain:
         from orin.explain import explain

@@ -46,6 +46,8 @@ class Options:
 
     `processes` "separate" runs each engine in a process of its own; `full` runs every event; `seed` is that of Server's
     arrivals and, with `noise`, of the service times. `parameters` are a board's own (None: those of published rows).
+    Clocks are locked, or with `dvfs`, the busy share that the GPU's governor aims at, caps: then the GPU's is the
+    lowest step that leaves it no busier.
     """
 
     seconds: float = 600.0
@@ -56,6 +58,7 @@ class Options:
     seed: int = 0
     noise: bool = False
     parameters: Parameters | None = None
+    dvfs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,11 +155,29 @@ def predict(
     """
     options = options or Options()
     _check(scenario, options)
-    parameters = options.parameters or load_parameters()
-    model = CostModel(soc, clocks_of(plan, soc), plan.stack, parameters)
-    shapes = plan_shapes(plan, soc, workloads or known_workloads(plan, parameters))
-    crew = Crew(plan, model, shapes, Machine(model, options.processes, service_noise(options, parameters)))
+    shapes = plan_shapes(plan, soc, workloads or known_workloads(plan, options.parameters or load_parameters()))
+    crew = _crew(plan, soc, shapes, clocks_of(plan, soc), options)
+    if options.dvfs is not None and GPU in shapes:
+        options = replace(options, server_qps=options.server_qps or _server_qps(crew))
+        crew = _governed(crew, soc, scenario, options)
     return _prediction(crew, scenario, _observe(crew, scenario, options), options)
+
+
+def _crew(plan: Plan, soc: Soc, shapes: Mapping[str, EngineShape], clocks: Clocks, options: Options) -> Crew:
+    parameters = options.parameters or load_parameters()
+    model = CostModel(soc, clocks, plan.stack, parameters)
+    return Crew(plan, model, shapes, Machine(model, options.processes, service_noise(options, parameters)))
+
+
+def _governed(crew: Crew, soc: Soc, scenario: str, options: Options) -> Crew:
+    """Return the crew at the lowest GPU clock that leaves it no busier than `dvfs`; at its cap where none does."""
+    caps = crew.model.clocks
+    for mhz in soc.gpu_steps_mhz(caps.gpu_mhz):
+        clocks = replace(caps, gpu_mhz=mhz)
+        observed = _observe(_crew(crew.plan, soc, crew.shapes, clocks, options), scenario, options)
+        if observed.totals.busy_ns[GPU] <= (options.dvfs or 1.0) * observed.duration_ns:
+            break
+    return _crew(crew.plan, soc, crew.shapes, clocks, options)
 
 
 def service_ms(plan: Plan, soc: Soc, workloads: Workloads, options: Options, batch: int | None = None) -> float:
@@ -224,6 +245,8 @@ def _check(scenario: str, options: Options) -> None:
     for name, value in asked.items():
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise OrinError(f"{name} is {value!r}, expected a positive number")
+    if options.dvfs is not None and not 0 < options.dvfs <= 1:
+        raise OrinError(f"dvfs is {options.dvfs!r}, expected a busy share above 0 and up to 1, such as 0.7")
 
 
 def _observe(crew: Crew, scenario: str, options: Options) -> Observed:
@@ -233,9 +256,13 @@ def _observe(crew: Crew, scenario: str, options: Options) -> Observed:
         return stream(crew, STREAM_QUERIES, MULTISTREAM_SAMPLES)
     if scenario == "offline":
         return offline(crew, options.samples, options.seconds, options.full)
-    per_s = options.server_qps or SERVER_LOAD * sum(crew.solo_rate(name) for name in crew.names) * 1e9
+    per_s = options.server_qps or _server_qps(crew)
     queries = options.samples or max(1, round(options.seconds * per_s))
     return server(crew, queries if options.full else min(SERVER_QUERIES, queries), per_s, options.seed)
+
+
+def _server_qps(crew: Crew) -> float:
+    return SERVER_LOAD * sum(crew.solo_rate(name) for name in crew.names) * 1e9
 
 
 def _notes(crew: Crew, used: list[EngineShape], speed_u95: float, options: Options) -> tuple[str, ...]:
@@ -245,6 +272,9 @@ def _notes(crew: Crew, used: list[EngineShape], speed_u95: float, options: Optio
     ]
     if crew.plan.mode is None and crew.plan.clocks_mhz is None:
         notes.append(f"plan holds no power mode: {crew.model.soc.fullest_mode}")
+    if options.dvfs is not None:
+        settled = f"where the GPU is at most {options.dvfs:.0%} busy, or its cap; no published row shows it"
+        notes.append(f"clocks are caps: the GPU's settles at {crew.model.clocks.gpu_mhz:g} MHz, {settled}")
     if options.processes == "separate":
         notes.append("separate processes: switching constants are in-sample (three published co-runs)")
     return tuple(notes)

@@ -139,3 +139,9 @@ def test_an_nx_is_run_in_wall_time_with_its_own_rails():
 def test_unknown_soc_names_the_known():
     with pytest.raises(OrinError, match="'agx-thor' is not known; known: agx-orin-64gb"):
         soc("agx-thor")
+
+
+def test_a_gpu_governor_steps_up_to_its_cap():
+    assert SOC.gpu_steps_mhz(624.75) == (306.0, 408.0, 510.0, 612.0, 624.75)
+    assert SOC.gpu_steps_mhz(306.0) == (306.0,)
+    assert len(SOC.gpu_steps_mhz(1300.5)) == 11  # as `available_frequencies` of an AGX Orin devkit

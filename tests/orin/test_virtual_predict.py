@@ -183,3 +183,29 @@ def test_bad_requests_are_refused_in_one_line(scenario, options):
     with pytest.raises(OrinError, match="expected") as error:
         predict(MLPERF, SOC, scenario, options=options)
     assert "\n" not in str(error.value)
+
+
+def test_a_governor_slows_a_gpu_that_has_little_to_do():
+    plan = replace(MLPERF, gpu_batch=8, dla_cores=0)
+    locked, governed = (
+        predict(plan, SOC, "server", options=Options(seconds=5, server_qps=400, dvfs=dvfs)) for dvfs in (None, 0.7)
+    )
+    steps = SOC.gpu_steps_mhz(SOC.max_clocks.gpu_mhz)
+    assert governed.clocks.gpu_mhz in steps[:-1] and governed.utilisation["gpu"] <= 0.7
+    below = replace(plan, mode=None, clocks_mhz={"gpu": steps[max(0, steps.index(governed.clocks.gpu_mhz) - 1)]})
+    slower = predict(below, SOC, "server", options=Options(seconds=5, server_qps=400))
+    assert governed.clocks.gpu_mhz == steps[0] or slower.utilisation["gpu"] > 0.7
+    assert governed.latency_ms["mean"] > locked.latency_ms["mean"]
+    assert governed.module_w.value < locked.module_w.value
+    assert any("clocks are caps" in note for note in governed.notes)
+
+
+def test_a_governor_leaves_a_busy_gpu_at_its_cap():
+    plan = replace(MLPERF, mode="30W")
+    assert predict(plan, SOC, options=Options(dvfs=0.7)).clocks == predict(plan, SOC).clocks
+
+
+@pytest.mark.parametrize("dvfs", [0.0, -1.0, 1.5, float("nan")])
+def test_a_share_that_no_governor_aims_at_is_refused(dvfs):
+    with pytest.raises(OrinError, match="dvfs is"):
+        predict(MLPERF, SOC, options=Options(dvfs=dvfs))
