@@ -50,16 +50,17 @@ ONE = Length(1.0, "")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a recurrent network: weights that a step multiplies, elements that it reads and writes, its steps.
+    """A part of a recurrent network: weights that a step multiplies, elements that it reads and writes.
 
-    A `recurrent` part needs the step before and reads its weights at each; the others take all steps as one product.
+    It takes `per_step` steps of its own in one of the sample's. A `recurrent` part needs the step before and reads its
+    weights at each; the others take all steps as one product.
     """
 
     name: str
     weights: int
     reads: int
     writes: int
-    steps: float
+    per_step: float
     recurrent: bool = True
 
 
@@ -67,18 +68,16 @@ class Part:
 # keeps the 2,513 of at most 15 s: about 6.3 s each, 15 letters a second. LSTMs: 1024 wide, two before stacking (240 and
 # 1024 inputs), three behind it (2048, 1024, 1024): four gates, each of inputs and of the state before; what the inputs
 # come to is written for all steps, read one by one. Prediction: two LSTMs of 320. Joint: 1024 + 320 to 512 to 29.
-_SECONDS, _LETTERS_PER_S, _STEP_S = 6.3, 15.0, 0.03
-_STEPS = _SECONDS / _STEP_S
-_LETTERS = _SECONDS * _LETTERS_PER_S
-_GATES = 4 * 1024
-_STATE = 1024
+RNNT_STEP_S, RNNT_STEPS = 0.03, 210  # of the mean utterance
+_LETTERS = 15.0 * RNNT_STEP_S
+_STATE, _GATES = 1024, 4 * 1024
 RNNT_PARTS = (
-    Part("encoder inputs, before stacking", _GATES * 1264, 1264, 2 * _GATES, _STEPS, recurrent=False),
-    Part("encoder, before stacking", _GATES * 2 * _STATE, 2 * (_GATES + _STATE), 2 * _STATE, _STEPS),
-    Part("encoder inputs, after stacking", _GATES * 4096, 4096, 3 * _GATES, _STEPS / 2, recurrent=False),
-    Part("encoder, after stacking", _GATES * 3 * _STATE, 3 * (_GATES + _STATE), 3 * _STATE, _STEPS / 2),
+    Part("encoder inputs, before stacking", _GATES * 1264, 1264, 2 * _GATES, 1.0, recurrent=False),
+    Part("encoder, before stacking", _GATES * 2 * _STATE, 2 * (_GATES + _STATE), 2 * _STATE, 1.0),
+    Part("encoder inputs, after stacking", _GATES * 4096, 4096, 3 * _GATES, 0.5, recurrent=False),
+    Part("encoder, after stacking", _GATES * 3 * _STATE, 3 * (_GATES + _STATE), 3 * _STATE, 0.5),
     Part("prediction", 1_638_400, 4 * 320, 2 * 320, _LETTERS),
-    Part("joint", 702_976, 1024 + 320 + 512, 512 + 29, _STEPS / 2 + _LETTERS),
+    Part("joint", 702_976, 1024 + 320 + 512, 512 + 29, 0.5 + _LETTERS),
 )
 
 
@@ -112,29 +111,29 @@ def _cut(layer: LayerWork, share: float) -> LayerWork:
     return replace(shorter, macs=macs, depth=round(share * layer.depth))
 
 
-def rnnt_workload() -> Workload:
-    """Return the work of one mean utterance."""
-    layers = tuple(map(_part, RNNT_PARTS))
+def rnnt_workload(steps: float = RNNT_STEPS) -> Workload:
+    """Return the work of one utterance of so many steps."""
+    layers = tuple(_part(part, steps * part.per_step) for part in RNNT_PARTS)
     macs, weights = sum(layer.macs for layer in layers), sum(layer.weight_bytes for layer in layers)
     activations = sum(layer.input_bytes + layer.output_bytes for layer in layers)
     return Workload(macs=macs, weight_bytes=weights, activation_bytes=activations, layers=layers)
 
 
-def _part(part: Part) -> LayerWork:
+def _part(part: Part, steps: float) -> LayerWork:
     """A product of rows by a matrix of 1024 inputs: of one row once a step, or of all steps at once."""
-    steps = round(part.steps)
-    rows, groups = (1, steps) if part.recurrent else (steps, 1)
+    times = max(1, round(steps))
+    rows, groups = (1, times) if part.recurrent else (times, 1)
     return LayerWork(
         name=part.name,
         op="matmul",
-        macs=round(part.weights * part.steps),
+        macs=round(part.weights * steps),
         rows=rows,
         columns=max(1, part.weights // 1024),
         depth=1024,
         groups=groups,
         window=1,
         weight_bytes=part.weights * groups,
-        input_bytes=part.reads * steps,
-        output_bytes=part.writes * steps,
+        input_bytes=part.reads * times,
+        output_bytes=part.writes * times,
         curve_bytes=0,
     )

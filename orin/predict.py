@@ -15,7 +15,7 @@ from orin.plan import Plan
 from orin.soc import Soc, soc
 from orin.tails import tail_network_of
 from orin.virtual.predict import Options, Prediction, Varied, Workloads, predict, service_ms
-from orin.virtual.varied import KITS19, SQUAD, over
+from orin.virtual.varied import KITS19, LIBRISPEECH, SQUAD, over
 from orin.volume_cost import NETWORK as UNET
 from orin.volume_cost import volume_cost
 from power.boards import AGX_ORIN_RAILS
@@ -87,21 +87,29 @@ def varied(plan: Plan, board: Soc, scenario: str, work: Workloads, options: Opti
     """Predict a plan over its network's data set; None where lengths do not vary, or work is not the GPU's alone.
 
     Sentences hold no padding: MLPerf's harness concatenates tokens, and sorts Offline's query by length: a batch is
-    of one. A volume runs window by window, one case at a time in both scenarios.
+    of one. So are utterances here. A volume runs window by window, one case at a time in both scenarios.
     """
     alone = plan.gpu_batch and (scenario == "singlestream" or (scenario == "offline" and not plan.dla_cores))
-    if not alone or plan.network not in (BERT, UNET) or (plan.network == UNET and plan.sparsity):
-        return None  # a volume's cost is of dense engines
-    if options.dvfs is not None:
-        return None  # lengths of their own would each leave the clock elsewhere
+    if not alone or options.dvfs is not None:  # each length would leave a governed clock elsewhere
+        return None
+    batch = plan.gpu_batch if scenario == "offline" else None
 
     def sentence_ms(tokens: int) -> float:
         shorter = replace(work, gpu=cut(work.gpu, tokens / BERT_TOKENS))
-        return service_ms(plan, board, shorter, options, plan.gpu_batch if scenario == "offline" else None)
+        return service_ms(plan, board, shorter, options, batch)
+
+    def utterance_ms(steps: int) -> float:
+        return service_ms(plan, board, replace(work, gpu=rnnt_workload(steps)), options, batch)
 
     def volume_ms(windows: int) -> float:
         depth, height, width = WINDOW
         row = plan_windows(((windows + 1) * depth // 2, height, width))  # each overlaps half of the next
         return volume_cost(plan, board, work.gpu, row).latency_ms
 
-    return over(SQUAD, sentence_ms, scenario) if plan.network == BERT else over(KITS19, volume_ms, scenario)
+    if plan.network == BERT:
+        return over(SQUAD, sentence_ms, scenario)
+    if plan.network == RNNT:
+        return over(LIBRISPEECH, utterance_ms, scenario)
+    if plan.network == UNET and not plan.sparsity:  # a volume's cost is of dense engines
+        return over(KITS19, volume_ms, scenario)
+    return None

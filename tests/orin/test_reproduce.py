@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orin.errors import OrinError
-from orin.parts import LENGTHS, RNNT_PARTS, rnnt_workload
+from orin.parts import LENGTHS, RNNT_PARTS, RNNT_STEPS, rnnt_workload
 from orin.plan import Plan
 from orin.predict import predict_plan
 from orin.published import TABLES, published, xavier
@@ -178,8 +178,10 @@ def test_rnnt_reads_its_weights_at_every_step():
     assert weights["encoder, after stacking"] == 4 * 1024 * 3 * 1024
     assert weights["prediction"] == 2 * 4 * 320 * (320 + 320)
     work = rnnt_workload()
-    assert work.macs == pytest.approx(sum(part.weights * part.steps for part in RNNT_PARTS), abs=len(RNNT_PARTS))
-    again = sum(part.weights * (round(part.steps) - 1) for part in RNNT_PARTS if part.recurrent)
+    assert work.macs == pytest.approx(
+        sum(part.weights * part.per_step * RNNT_STEPS for part in RNNT_PARTS), abs=len(RNNT_PARTS)
+    )
+    again = sum(part.weights * (round(part.per_step * RNNT_STEPS) - 1) for part in RNNT_PARTS if part.recurrent)
     assert work.weight_bytes == sum(part.weights for part in RNNT_PARTS) + again
 
 

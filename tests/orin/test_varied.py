@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from orin.parts import LENGTHS
+from orin.parts import LENGTHS, RNNT, RNNT_STEPS
 from orin.plan import Plan
 from orin.predict import BERT, BERT_TOKENS, UNET, predict_plan
-from orin.virtual.varied import KITS19, SQUAD
+from orin.virtual.varied import KITS19, LIBRISPEECH, SQUAD
 
 BOARD = "agx-orin-64gb"
 
@@ -25,6 +25,26 @@ def test_kits19_has_the_windows_that_43_cases_hold_together():
     assert len(KITS19.lengths) == 43
     assert KITS19.lengths.sum() == pytest.approx(2760, rel=0.002)
     assert [KITS19.lengths[rank - 1] for rank in (22, 38, 39, 43)] == [50, 108, 125, 144]
+
+
+def test_librispeech_has_the_mean_that_rnnt_is_predicted_at():
+    assert LIBRISPEECH.lengths.mean() == pytest.approx(RNNT_STEPS, rel=0.005)
+    assert LIBRISPEECH.lengths[-1] <= 500  # 15 s
+
+
+@pytest.mark.parametrize(
+    "stack,clocks,published",
+    [
+        ("mlperf-v3.0", None, {"mean": 53.947, "p50": 47.935, "p90": 93.383, "p99": 122.944}),  # lengths are from it
+        # MLPerf v2.0 MaxQ, of which the lengths know nothing: ms
+        ("mlperf-v2.0", {"gpu": 726.75, "cpu": 1036.8}, {"mean": 91.497, "p50": 83.545, "p90": 156.71, "p99": 210.653}),
+    ],
+)
+def test_utterances_have_the_published_spread(stack, clocks, published):
+    found = predict_plan(plan(RNNT, 1, stack, precision="fp16", clocks_mhz=clocks), BOARD, "singlestream").varied
+    spread = {name: ms / found.latency_ms["mean"] for name, ms in found.latency_ms.items()}
+    assert spread == pytest.approx({name: ms / published["mean"] for name, ms in published.items()}, rel=0.05)
+    assert found.latency_ms["mean"] == pytest.approx(published["mean"], rel=0.15)
 
 
 def test_volumes_have_the_published_percentiles():
