@@ -24,11 +24,11 @@ from fit_virtual import LeftOut, left_out_rows
 from resolution import resolution_cases
 
 from engines.zoo import NETWORKS
-from orin.observed import published_rows
 from orin.plan import Plan
 from orin.predict import predict_on, workloads
 from orin.published import TABLES
-from orin.reproduce import Reproduced, reproduce
+from orin.published.observed import published_rows
+from orin.published.reproduce import Reproduced, reproduce
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
 from orin.virtual.fit import Prior
 from orin.virtual.parameters import PARAMETERS_PATH, load_parameters

@@ -16,8 +16,8 @@ import numpy as np
 from common import SHARED
 from numpy.typing import NDArray
 
-from orin.observed import observation
 from orin.published import published
+from orin.published.observed import observation
 from orin.soc import AGX_ORIN_64GB_SOC
 from orin.virtual.fit import Observation
 from orin.virtual.model import ELEMENT_BYTES, CostModel

@@ -21,7 +21,7 @@ from common import SHARED
 from fit_power import fit_power
 
 from orin.errors import OrinError
-from orin.observed import published_rows
+from orin.published.observed import published_rows
 from orin.virtual.fit import Observation, Prior, fit, refit
 from orin.virtual.parameters import (
     PARAMETERS_PATH,
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _own_board(args: argparse.Namespace) -> int:
-    from orin.observed import observations
+    from orin.published.observed import observations
 
     rows = observations(args.records)
     before = load_parameters()

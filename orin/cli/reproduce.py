@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from orin.cli.output import Talk, add_output_arguments, print_json, print_table
 
 if TYPE_CHECKING:
-    from orin.reproduce import Reproduction, Succession
+    from orin.published.reproduce import Reproduction, Succession
 
 EVERYTHING = "all"
 
@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def handle(options: argparse.Namespace) -> int:
     """Run the command."""
     from orin.published import TABLES, XAVIER
+    from orin.published.reproduce import reproduce, succession
     from orin.report.reproduced import write_reproduction
-    from orin.reproduce import reproduce, succession
 
     talk = Talk(options.quiet)
     names = {EVERYTHING: TABLES, XAVIER: ()}.get(options.table, (options.table,))

@@ -8,12 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from orin.published.reproduce import Reproduced, Reproduction, Succession
 from orin.record import write_atomically
 from orin.report import REPORT
 from orin.report.page import Table, Tile
 from orin.report.pictures import INK, STYLE, Picture, new_figure, svg_element
 from orin.report.text import number
-from orin.reproduce import Reproduced, Reproduction, Succession
 
 SPEED_HEADER = ("", "published", "predicted", "unit", "error", "")
 POWER_HEADERS = {

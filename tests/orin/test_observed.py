@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from orin.errors import OrinError
-from orin.observed import observations, published_rows
 from orin.plan import Plan
 from orin.predict import workloads
+from orin.published.observed import observations, published_rows
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
 from orin.virtual.fit import Observation, Prior, fit, refit, residuals
 from orin.virtual.model import CostModel, EngineShape

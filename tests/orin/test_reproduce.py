@@ -14,7 +14,7 @@ from orin.parts import LENGTHS, RNNT_PARTS, RNNT_STEPS, rnnt_workload
 from orin.plan import Plan
 from orin.predict import predict_plan
 from orin.published import TABLES, published, xavier
-from orin.reproduce import Reproduced, Reproduction, reproduce, succession
+from orin.published.reproduce import Reproduced, Reproduction, reproduce, succession
 from power.quantity import ModuleQuantity, Quantity, WallQuantity
 from power.wall import ANY_SUPPLY, SUPPLIES, supply
 from tests.orin.commands import command

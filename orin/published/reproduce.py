@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orin.observed import part_name, row_workloads
 from orin.parts import LENGTHS, ONE
 from orin.predict import predict_on
 from orin.published import SAMPLES_PER_S, Generations, Predecessor, Published, Row, published, xavier
+from orin.published.observed import part_name, row_workloads
 from orin.soc import soc
 from orin.virtual.predict import Options, Prediction
 from power.quantity import ModuleQuantity, Quantity, WallQuantity
