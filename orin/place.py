@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orin.errors import OrinError
+from orin.subject import light_network
 
 if TYPE_CHECKING:
     import onnx
@@ -86,13 +87,7 @@ def answer(question: Question) -> Answer:
 
 def _network(question: Question) -> tuple[onnx.ModelProto, str]:
     """Return the question's network without its large weights, and its name."""
-    from engines import zoo
-    from engines.onnx_model import load_model, without_weights
-
-    path = Path(question.model)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return without_weights(load_model(path, external_data=False)), path.stem
-    return zoo.model(question.model, with_weights=False), question.model
+    return light_network(question.model), Path(question.model).stem
 
 
 def _rewrites_that_apply(model: onnx.ModelProto, placement: Placement) -> tuple[str, ...]:

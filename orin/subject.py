@@ -42,8 +42,9 @@ class Found:
 
 
 def is_file(network: str) -> bool:
-    """Whether a command's MODEL is a file, not a name of the zoo."""
-    return Path(network).suffix == ".onnx" or Path(network).exists()
+    """Whether a command's MODEL is a path, not a name of the zoo: a folder that is called like a network is neither."""
+    path = Path(network)
+    return bool(path.suffix) or len(path.parts) > 1 or path.is_file()
 
 
 def usual_preprocess(network: str) -> str:
@@ -60,12 +61,27 @@ def find_network(network: str, checkpoint: Path | None = None) -> Found:
 
     path = Path(network)
     if is_file(network):
-        if checkpoint:
-            raise OrinError(f"weights {checkpoint} are for a network of the zoo; {path} has weights of its own")
+        _check_no_checkpoint(network, checkpoint)
         return Found(path.stem, load_model(path), f"those of {path.name}", USUAL_QSL_SAMPLES)
     known = zoo.network(network)
     weights = f"checkpoint {checkpoint.name}" if checkpoint else known.weights
     return Found(network, zoo.model(network, checkpoint), weights, known.qsl_samples)
+
+
+def light_network(network: str, checkpoint: Path | None = None) -> onnx.ModelProto:
+    """Find a network as `find_network` does and leave its large weights out: enough for shapes, placement and cost."""
+    from engines import zoo
+    from engines.onnx_model import load_model, without_weights
+
+    if not is_file(network):
+        return zoo.model(network, checkpoint, with_weights=False)
+    _check_no_checkpoint(network, checkpoint)
+    return without_weights(load_model(Path(network), external_data=False))
+
+
+def _check_no_checkpoint(network: str, checkpoint: Path | None) -> None:
+    if checkpoint:
+        raise OrinError(f"weights {checkpoint} are for a network of the zoo; {network} has weights of its own")
 
 
 def find_subject(network: str, checkpoint: Path | None = None, preprocess: str | None = None) -> Subject:

@@ -54,10 +54,10 @@ def _load(name: str, with_weights: bool) -> onnx.ModelProto:
     """Load an ONNX file, or make a network of the zoo; without weights where nothing is written."""
     from engines import zoo
     from engines.onnx_model import load_model
+    from orin.subject import is_file
 
-    path = Path(name)
-    if path.suffix == ".onnx" or path.exists():
-        return load_model(path, external_data=with_weights)
+    if is_file(name):
+        return load_model(Path(name), external_data=with_weights)
     return zoo.model(name, with_weights=with_weights)
 
 

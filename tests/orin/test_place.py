@@ -14,6 +14,7 @@ from dla.loadable import Loadable
 from dla.placement import LayerPlacement, Placement
 from engines.graph import Graph, Layer, Tensor
 from orin.cli import place as command
+from orin.cli.main import main
 from orin.errors import OrinError
 from orin.place import Answer, Question, answer, as_json, parse_shape, reasons, trtexec
 from orin.report.drawing import MOST_COLUMNS, colour, drawing, legend, places
@@ -315,3 +316,20 @@ def test_a_network_of_the_zoo_goes_by_its_name():
     convolutions = [entry for entry in answered.placement.layers if entry.op == "Conv"]
     assert len(convolutions) == 53 and {entry.final for entry in convolutions} == {"dla"}
     assert np.sum([entry.op == "GlobalAveragePool" for entry in answered.placement.layers]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("place", "digits", "--json"),
+        ("rewrite", "digits", "--dry-run", "--json"),
+        ("cache", "show", "digits.cache", "--network", "digits", "--json"),
+        ("accuracy", "digits", "--images", "1", "--method", "minmax", "--json"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_folder_called_like_a_network_does_not_hide_it(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits.cache").write_text("TRT-100300-EntropyCalibration2\ninput: 3c010204\n")
+    assert main(words) == 0, capsys.readouterr().err
