@@ -21,7 +21,9 @@ _FIELDS = {
 
 def add_plan_arguments(parser: argparse.ArgumentParser, network_default: str | None = None) -> None:
     """Add the network, `--plan FILE` and an option for each field that people change; options win over the file."""
-    parser.add_argument("network", nargs="?", help="zoo network (orin networks)" + _default(network_default))
+    parser.add_argument(
+        "network", nargs="?", help="zoo network (orin networks) or ONNX file" + _default(network_default)
+    )
     parser.add_argument("--plan", type=Path, metavar="FILE", help="take everything from a plan file (YAML)")
     parser.add_argument("--weights", metavar="ONNX", help="checkpoint of a zoo network; without: seeded, untrained")
     parser.add_argument("--calibration", metavar="CACHE", help="TensorRT calibration cache with the INT8 ranges")

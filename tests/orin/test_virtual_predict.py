@@ -3,11 +3,14 @@
 import json
 from dataclasses import replace
 
+import onnx
 import pytest
 
+from engines import zoo
 from engines.engine import Workload
 from orin.errors import OrinError
 from orin.plan import Plan
+from orin.predict import predict_plan, workloads
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
 from orin.virtual.model import CostModel, clocks_of
 from orin.virtual.predict import Options, Workloads, known_workloads, load_parameters, plan_shapes, predict
@@ -183,3 +186,13 @@ def test_bad_requests_are_refused_in_one_line(scenario, options):
     with pytest.raises(OrinError, match="expected") as error:
         predict(MLPERF, SOC, scenario, options=options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("open_axes", [(0,), (0, 2, 3)], ids=["batch", "batch and size"])
+def test_a_file_is_predicted_as_the_network_in_it_is(open_axes, tmp_path):
+    network = zoo.model("resnet50", with_weights=False)
+    for axis in open_axes:
+        network.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "n"
+    onnx.save(network, tmp_path / "mine.onnx")
+    assert workloads(Plan(network=str(tmp_path / "mine.onnx"))) == workloads(Plan(network="resnet50"))
+    assert predict_plan(Plan(network=str(tmp_path / "mine.onnx")), SOC.name).samples_per_s > 0
