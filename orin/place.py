@@ -71,11 +71,13 @@ def answer(question: Question) -> Answer:
     from dla.log_placement import confusion, real_placement
     from dla.logs import read_log
     from dla.placement import place
-    from engines.graph import read_graph
+    from engines.graph import read_graph, set_shapes
 
     log = read_log(question.log) if question.log else None
     model, name = _network(question)
-    graph = read_graph(model, name, question.shapes)
+    if question.shapes:
+        set_shapes(model, question.shapes, name)
+    graph = read_graph(model, name)
     version = question.tensorrt or (log and log.tensorrt) or DEFAULT_TENSORRT
     predicted = place(graph, version, precision=question.precision)
     rewrites = _rewrites_that_apply(model, predicted)

@@ -108,6 +108,15 @@ def test_a_shape_makes_a_dynamic_network_placeable(saved, run):
     assert "--shapes=x:2x3x32x48" in out and "layers on the DLA  2 of 2" in out
 
 
+def test_a_shape_goes_into_the_rewrite_that_is_advised(saved, run, tmp_path, monkeypatch):
+    made = classifier()
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    saved(made)
+    monkeypatch.chdir(tmp_path)
+    out, _ = run("net.onnx", "--shape", "x=1x3x8x8")
+    assert "orin rewrite net.onnx -o OUT.onnx --only global-pool --shape=x=1x3x8x8" in out
+
+
 @pytest.mark.parametrize("text", ["x", "=1x2", "x=", "x=1x", "x=1xa", "x=0x3", "x=-1x3", "x=1,3"])
 def test_a_shape_that_is_none_is_one_line(text):
     with pytest.raises(OrinError, match="input=1x3x224x224"):
