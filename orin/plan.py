@@ -25,6 +25,7 @@ FORMATS = tuple(entry.value for entry in TensorFormat)
 _COMMENTS = {
     "network": "name in the zoo, or path of an ONNX file",
     "weights": "path of an ONNX checkpoint for a zoo network; null: seeded, untrained",
+    "preprocess": "how photos become inputs; null: the network's own way, imagenet for an ONNX file",
     "rewrites": "what is changed in the DLA's network so that no layer falls back",
     "calibration": "TensorRT calibration cache with the INT8 ranges; null: collected from the photos at hand",
     "precision": "int8 | fp16 | fp32",
@@ -51,6 +52,7 @@ class Plan:
 
     network: str = "resnet50"
     weights: str | None = None
+    preprocess: str | None = None
     rewrites: tuple[str, ...] = ("global-pool", "gemm-to-conv", "cut-tail")
     calibration: str | None = None
     precision: str = "int8"
@@ -147,7 +149,7 @@ def _check(plan: Plan) -> None:
 
 def _check_words(plan: Plan) -> None:
     """Refuse what YAML reads as something else than was meant, such as `mode: 30` in place of 30W."""
-    for name in ("network", "weights", "calibration", "mode"):
+    for name in ("network", "weights", "preprocess", "calibration", "mode"):
         value = getattr(plan, name)
         if not (isinstance(value, str) and value) and not (value is None and name != "network"):
             raise OrinError(f"plan field {name} is {value!r}, expected text{'' if name == 'network' else ' or null'}")

@@ -36,7 +36,7 @@ def workloads(plan: Plan) -> Workloads:
         return _rnnt(plan)
     from engines.graph import read_graph
 
-    model = light_subject(plan.network, Path(plan.weights) if plan.weights else None)
+    model = light_subject(plan.network, Path(plan.weights) if plan.weights else None, plan.preprocess)
     graph = read_graph(model, plan.network)
     tail = _tail(plan, graph)
     if not plan.dla_cores:

@@ -79,7 +79,7 @@ def light_network(network: str, checkpoint: Path | None = None) -> onnx.ModelPro
     return without_weights(load_model(Path(network), external_data=False))
 
 
-def light_subject(network: str, checkpoint: Path | None = None) -> onnx.ModelProto:
+def light_subject(network: str, checkpoint: Path | None = None, preprocess: str | None = None) -> onnx.ModelProto:
     """Find a network as `light_network` does; a file's is at batch 1, and its axes without a size have a photo's."""
     from engines.onnx_model import model_inputs, shape_of, with_batch
     from engines.preprocess import PREPROCESS
@@ -89,7 +89,8 @@ def light_subject(network: str, checkpoint: Path | None = None) -> onnx.ModelPro
         return found
     model = with_batch(found, 1)
     if any(None in (shape_of(value) or (None,)) for value in model_inputs(model)):
-        _fit_photos(network, model, USUAL_PREPROCESS, PREPROCESS[USUAL_PREPROCESS])
+        name = preprocess or USUAL_PREPROCESS
+        _fit_photos(network, model, name, PREPROCESS[name])
     return model
 
 
