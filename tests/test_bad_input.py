@@ -62,6 +62,8 @@ CASES = {
     "rate that is none": (("predict", "--qps", "nan", "--scenario", "server"), "--qps is nan"),
     "negative rate": (("power", "sweep", "--qps=-3", "--scenario", "server", *BOARD), "--qps is -3"),
     "missing photo folder": (("run", *BOARD, "--data", "nowhere", "-o", "o.jsonl"), "nowhere"),
+    "answers over a folder": (("run", "digits", *BOARD, "--data", "photos", "-o", "empty"), "empty cannot be written"),
+    "answers in no folder": (("run", *BOARD, "--data", "photos", "-o", "no/o.jsonl"), "no/o.jsonl cannot be written"),
     "empty photo folder": (("run", *BOARD, "--data", "empty", "-o", "o.jsonl"), "empty"),
     "no readable photo": (("run", *BOARD, "--data", "broken", "-o", "o.jsonl"), "a.jpg"),
     "missing checkpoint": (("predict", "--weights", "none.onnx"), "none.onnx"),
