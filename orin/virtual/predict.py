@@ -152,6 +152,9 @@ def predict(
     """
     options = options or Options()
     _check(scenario, options)
+    if scenario == "server" and options.server_qps is None:
+        whole = predict(plan, soc, "offline", workloads, replace(options, samples=None, full=False))
+        options = replace(options, server_qps=SERVER_LOAD * whole.samples_per_s)
     parameters = options.parameters or load_parameters()
     model = CostModel(soc, clocks_of(plan, soc), plan.stack, parameters)
     shapes = plan_shapes(plan, soc, workloads or known_workloads(plan, parameters))
@@ -233,7 +236,8 @@ def _observe(crew: Crew, scenario: str, options: Options) -> Observed:
         return stream(crew, STREAM_QUERIES, MULTISTREAM_SAMPLES)
     if scenario == "offline":
         return offline(crew, options.samples, options.seconds, options.full)
-    per_s = options.server_qps or SERVER_LOAD * sum(crew.solo_rate(name) for name in crew.names) * 1e9
+    per_s = options.server_qps
+    assert per_s is not None, "predict() sets it"
     queries = options.samples or max(1, round(options.seconds * per_s))
     return server(crew, queries if options.full else min(SERVER_QUERIES, queries), per_s, options.seed)
 

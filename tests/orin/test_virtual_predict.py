@@ -119,6 +119,13 @@ def test_server_on_one_accelerator_is_an_md1_queue():
         assert mean_ms == pytest.approx(service_ms * (1 + load / (2 * (1 - load))), rel=0.03)
 
 
+@pytest.mark.parametrize("network", ["resnet50", "bert-large"])  # of bert-large, the DLAs leave much to the GPU
+def test_server_is_offered_four_fifths_of_offline(network):
+    plan = Plan(network=network, mode="MAXN", gpu_batch=8)
+    offline, server = (predict_plan(plan, SOC.name, scenario) for scenario in ("offline", "server"))
+    assert server.samples_per_s == pytest.approx(0.8 * offline.samples_per_s, rel=0.03)
+
+
 def test_server_serves_the_rate_it_is_asked_and_no_more_than_it_can():
     assert predict(MLPERF, SOC, "server", options=Options(server_qps=1000)).samples_per_s == pytest.approx(
         1000, rel=0.03
