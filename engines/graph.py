@@ -104,15 +104,18 @@ def read_graph(
         name = name or (source.stem if isinstance(source, Path) else model.graph.name or "network")
         light = without_weights(model)
         if shapes:
-            _set_shapes(light, shapes, name)
+            set_shapes(light, shapes, name)
         _check(light, name)
         return _graph(_inferred(light, name), name)
     except UnicodeDecodeError:  # protobuf decodes a name only when it is asked for
         raise EngineError(f"{name or 'network'} holds a name that is not UTF-8 text; export it again") from None
 
 
-def _set_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], name: str) -> None:
-    """Give inputs other shapes, and forget the ones in between: they are inferred again."""
+def set_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], name: str) -> None:
+    """Give a model's inputs other shapes, and forget the ones in between: they are inferred again.
+
+    EngineError where an input is not there or has another number of axes.
+    """
     inputs = {value.name: value for value in model_inputs(model)}
     for tensor, shape in shapes.items():
         if tensor not in inputs:

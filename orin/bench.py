@@ -105,12 +105,12 @@ def _answers(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, opt
 
 def _measured(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, options: Bench) -> dict[str, Any]:
     """Idle, probe, run; speed, copies and power of the run alone."""
-    recorder.values["prediction"] = _prediction(pipeline, options)
     with pipeline.board.meter(recorder.power_line) as meter:
         idle = _idle(options.idle_s)
         library.load(range(library.count))
         settings = settings_from_probe(pipeline, options.scenario, options.seconds, library.count, options.server_qps)
         recorder.values["settings"] = asdict(settings)
+        recorder.values["prediction"] = prediction_of(pipeline, settings)
         copied = pipeline.copied_bytes
         result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
         copied = pipeline.copied_bytes - copied
@@ -131,12 +131,13 @@ def _headline(plan: Plan, board: Board, options: Bench) -> str:
     return f"{plan.network} on {used} of {board.name} ({board.provenance}), {options.scenario}, {options.seconds:g} s"
 
 
-def _prediction(pipeline: Pipeline, options: Bench) -> dict[str, Any]:
-    """What the virtual Orin expects of this run at the clocks in force, kept beside what is seen."""
+def prediction_of(pipeline: Pipeline, settings: ScenarioSettings) -> dict[str, Any]:
+    """Return what the virtual Orin expects of this run at the clocks in force and, in Server, at the rate offered."""
     plan = pipeline.plan
     held = plan if plan.mode else replace(plan, clocks_mhz=pipeline.clocks.as_mhz())
-    asked = Options(seconds=options.seconds, server_qps=options.server_qps)
-    return predict(held, pipeline.board.soc, options.scenario, _workloads(pipeline), asked).as_json()
+    offered = settings.expected if settings.scenario == "server" else None
+    asked = Options(seconds=settings.seconds, server_qps=offered)
+    return predict(held, pipeline.board.soc, settings.scenario, _workloads(pipeline), asked).as_json()
 
 
 def _workloads(pipeline: Pipeline) -> Workloads:

@@ -41,15 +41,14 @@ def _quiet(*_: object) -> None:
 class Desk:
     """Where building happens: the cache folder, the photos, who is told what, and how to build.
 
-    `preprocess` names another pre-processing than the network's own. Without `allow_gpu_layers` a DLA engine that
-    leaves work to the GPU is an error. `references` asks for ONNX Runtime's engine beside each other one.
+    Without `allow_gpu_layers` a DLA engine that leaves work to the GPU is an error. `references` asks for ONNX
+    Runtime's engine beside each other one.
     """
 
     cache: Path = field(default_factory=lambda: default_cache())
     photos: Sequence[Path] = ()
     say: Say = _quiet
     progress: Progress = _quiet
-    preprocess: str | None = None
     allow_gpu_layers: bool = True
     verbose_log: bool = False
     sparse: bool = False
@@ -120,7 +119,7 @@ def build_engines(plan: Plan, desk: Desk | None = None, board: str = "virtual") 
 
     desk = desk or Desk(photos=library_photos())
     builder = builder_for(board, desk)  # what is missing is said before the network is made
-    subject = find_subject(plan.network, Path(plan.weights) if plan.weights else None, desk.preprocess)
+    subject = find_subject(plan.network, Path(plan.weights) if plan.weights else None, plan.preprocess)
     cache = EngineCache(desk.cache / "engines", desk.say)
     parts, placement = engine_parts(plan, subject, desk)
     engines: dict[str, Engine] = {}

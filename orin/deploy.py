@@ -87,7 +87,7 @@ def deploy(job: Job, board: Board, desk: Desk) -> Deployed:
     job.folder.mkdir(parents=True, exist_ok=True)
     steps, plan = Steps(job.state, desk.say), job.plan
     desk = replace(desk, cache=job.folder, photos=job.photos)
-    subject = find_subject(plan.network, Path(plan.weights) if plan.weights else None, desk.preprocess)
+    subject = find_subject(plan.network, Path(plan.weights) if plan.weights else None, plan.preprocess)
     network = _network_inputs(plan, subject)
     taken = {"place": steps.take("place", network, lambda: _place(plan, subject))}
     if plan.dla_cores:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orin.errors import OrinError
+from orin.subject import light_network
 
 if TYPE_CHECKING:
     import onnx
@@ -70,11 +71,13 @@ def answer(question: Question) -> Answer:
     from dla.log_placement import confusion, real_placement
     from dla.logs import read_log
     from dla.placement import place
-    from engines.graph import read_graph
+    from engines.graph import read_graph, set_shapes
 
     log = read_log(question.log) if question.log else None
     model, name = _network(question)
-    graph = read_graph(model, name, question.shapes)
+    if question.shapes:
+        set_shapes(model, question.shapes, name)
+    graph = read_graph(model, name)
     version = question.tensorrt or (log and log.tensorrt) or DEFAULT_TENSORRT
     predicted = place(graph, version, precision=question.precision)
     rewrites = _rewrites_that_apply(model, predicted)
@@ -86,13 +89,7 @@ def answer(question: Question) -> Answer:
 
 def _network(question: Question) -> tuple[onnx.ModelProto, str]:
     """Return the question's network without its large weights, and its name."""
-    from engines import zoo
-    from engines.onnx_model import load_model, without_weights
-
-    path = Path(question.model)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return without_weights(load_model(path, external_data=False)), path.stem
-    return zoo.model(question.model, with_weights=False), question.model
+    return light_network(question.model), Path(question.model).stem
 
 
 def _rewrites_that_apply(model: onnx.ModelProto, placement: Placement) -> tuple[str, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from engines.spec import TensorFormat
 from orin.errors import OrinError
 from orin.soc import DLAS, GPU
 
@@ -18,10 +20,12 @@ MEMORY_KINDS = ("mapped", "managed", "device")
 AUTO_MEMORY = "auto"
 TAILS = ("none", "cpu", "gpu")
 PRECISIONS = ("int8", "fp16", "fp32")
+FORMATS = tuple(entry.value for entry in TensorFormat)
 
 _COMMENTS = {
     "network": "name in the zoo, or path of an ONNX file",
     "weights": "path of an ONNX checkpoint for a zoo network; null: seeded, untrained",
+    "preprocess": "how photos become inputs; null: the network's own way, imagenet for an ONNX file",
     "rewrites": "what is changed in the DLA's network so that no layer falls back",
     "calibration": "TensorRT calibration cache with the INT8 ranges; null: collected from the photos at hand",
     "precision": "int8 | fp16 | fp32",
@@ -48,6 +52,7 @@ class Plan:
 
     network: str = "resnet50"
     weights: str | None = None
+    preprocess: str | None = None
     rewrites: tuple[str, ...] = ("global-pool", "gemm-to-conv", "cut-tail")
     calibration: str | None = None
     precision: str = "int8"
@@ -67,8 +72,8 @@ class Plan:
     stack: str = DEFAULT_STACK
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rewrites", tuple(self.rewrites))
         _check(self)
+        object.__setattr__(self, "rewrites", tuple(self.rewrites))
 
     @property
     def accelerators(self) -> tuple[str, ...]:
@@ -121,7 +126,15 @@ class Plan:
 
 def _check(plan: Plan) -> None:
     _check_counts(plan)
-    choices = {"precision": PRECISIONS, "tail": TAILS, "memory": (*MEMORY_KINDS, AUTO_MEMORY), "stack": STACKS}
+    _check_words(plan)
+    choices = {
+        "precision": PRECISIONS,
+        "gpu_input_format": FORMATS,
+        "dla_input_format": FORMATS,
+        "tail": TAILS,
+        "memory": (*MEMORY_KINDS, AUTO_MEMORY),
+        "stack": STACKS,
+    }
     for name, allowed in choices.items():
         value = getattr(plan, name)
         if value not in allowed:
@@ -132,6 +145,18 @@ def _check(plan: Plan) -> None:
         raise OrinError("plan has both mode and clocks_mhz: keep one")
     if not plan.accelerators:
         raise OrinError("plan uses no accelerator: gpu_batch and dla_cores are both 0")
+
+
+def _check_words(plan: Plan) -> None:
+    """Refuse what YAML reads as something else than was meant, such as `mode: 30` in place of 30W."""
+    for name in ("network", "weights", "preprocess", "calibration", "mode"):
+        value = getattr(plan, name)
+        if not (isinstance(value, str) and value) and not (value is None and name != "network"):
+            raise OrinError(f"plan field {name} is {value!r}, expected text{'' if name == 'network' else ' or null'}")
+    if not isinstance(plan.rewrites, (list, tuple)) or not all(isinstance(name, str) for name in plan.rewrites):
+        raise OrinError(f"plan field rewrites is {plan.rewrites!r}, expected a list of names such as [global-pool]")
+    if plan.clocks_mhz is not None and not isinstance(plan.clocks_mhz, Mapping):
+        raise OrinError(f"plan field clocks_mhz is {plan.clocks_mhz!r}, expected a mapping such as {{gpu: 612}}")
 
 
 def _check_counts(plan: Plan) -> None:

@@ -13,6 +13,7 @@ from orin.errors import OrinError
 from orin.parts import RNNT, cut, rnnt_workload
 from orin.plan import Plan
 from orin.soc import Soc, soc
+from orin.subject import light_subject
 from orin.tails import tail_network_of
 from orin.virtual.predict import Options, Prediction, Varied, Workloads, predict, service_ms
 from orin.virtual.varied import KITS19, LIBRISPEECH, SQUAD, over
@@ -29,14 +30,13 @@ BERT, BERT_TOKENS = "bert-large", 384  # of the zoo's graph
 def workloads(plan: Plan) -> Workloads:
     """Return what the plan's engines would hold, from the network's graph alone (no weights are made), or its parts.
 
-    OrinError for RNN-T on a DLA, EngineError for a network that is not known.
+    OrinError for RNN-T on a DLA, EngineError for a network that is not known, either for a file that cannot be used.
     """
     if plan.network == RNNT:
         return _rnnt(plan)
     from engines.graph import read_graph
-    from engines.zoo import model as zoo_model
 
-    model = zoo_model(plan.network, Path(plan.weights) if plan.weights else None, with_weights=False)
+    model = light_subject(plan.network, Path(plan.weights) if plan.weights else None, plan.preprocess)
     graph = read_graph(model, plan.network)
     tail = _tail(plan, graph)
     if not plan.dla_cores:

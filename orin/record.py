@@ -27,6 +27,7 @@ from orin.work import WorkItem
 
 RECORD_VERSION = 1
 FLUSH_S = 1.0
+DAMAGED = "it is damaged or no run of this toolkit"
 
 
 class Batch(NamedTuple):
@@ -52,6 +53,9 @@ class RunRecord:
         return bool(self.values["status"] == "finished")
 
     def __getitem__(self, key: str) -> Any:
+        """Return a field; OrinError where a damaged record lacks it."""
+        if key not in self.values:
+            raise OrinError(f"run {self.folder}: record.json has no {key!r}: {DAMAGED}")
         return self.values[key]
 
 
@@ -170,14 +174,18 @@ def load_record(folder: Path) -> RunRecord:
         raise OrinError(f"run {folder} has record version {found!r}, expected {RECORD_VERSION}")
     missing = sorted({"id", "status", "provenance", "network", "board", "stack", "scenario"} - set(values))
     if missing:
-        raise OrinError(f"run {folder}: record.json has no {missing[0]!r}: it is damaged or no run of this toolkit")
+        raise OrinError(f"run {folder}: record.json has no {missing[0]!r}: {DAMAGED}")
     return RunRecord(path.parent, values, tuple(_batches(path.parent / "batches.csv")))
 
 
 def _batches(path: Path) -> list[Batch]:
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    # A killed run may have left its last line cut short: that one is not read.
-    return [Batch(row[0], int(row[1]), int(row[2]), int(row[3])) for row in rows if len(row) == 4 and row[3]]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        # A killed run may have left its last line cut short: that one is not read.
+        whole = (row for row in rows if len(row) == 4 and row[3])
+        return [Batch(name, int(begin), int(end), int(samples)) for name, begin, end, samples in whole]
+    except (ValueError, csv.Error) as error:
+        raise OrinError(f"{path} is damaged: {error}; run it again") from None

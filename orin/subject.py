@@ -42,8 +42,9 @@ class Found:
 
 
 def is_file(network: str) -> bool:
-    """Whether a command's MODEL is a file, not a name of the zoo."""
-    return Path(network).suffix == ".onnx" or Path(network).exists()
+    """Whether a command's MODEL is a path, not a name of the zoo: a folder that is called like a network is neither."""
+    path = Path(network)
+    return bool(path.suffix) or len(path.parts) > 1 or path.is_file()
 
 
 def usual_preprocess(network: str) -> str:
@@ -60,12 +61,42 @@ def find_network(network: str, checkpoint: Path | None = None) -> Found:
 
     path = Path(network)
     if is_file(network):
-        if checkpoint:
-            raise OrinError(f"weights {checkpoint} are for a network of the zoo; {path} has weights of its own")
+        _check_no_checkpoint(network, checkpoint)
         return Found(path.stem, load_model(path), f"those of {path.name}", USUAL_QSL_SAMPLES)
     known = zoo.network(network)
     weights = f"checkpoint {checkpoint.name}" if checkpoint else known.weights
     return Found(network, zoo.model(network, checkpoint), weights, known.qsl_samples)
+
+
+def light_network(network: str, checkpoint: Path | None = None) -> onnx.ModelProto:
+    """Find a network as `find_network` does and leave its large weights out: enough for shapes, placement and cost."""
+    from engines import zoo
+    from engines.onnx_model import load_model, without_weights
+
+    if not is_file(network):
+        return zoo.model(network, checkpoint, with_weights=False)
+    _check_no_checkpoint(network, checkpoint)
+    return without_weights(load_model(Path(network), external_data=False))
+
+
+def light_subject(network: str, checkpoint: Path | None = None, preprocess: str | None = None) -> onnx.ModelProto:
+    """Find a network as `light_network` does; a file's is at batch 1, and its axes without a size have a photo's."""
+    from engines.onnx_model import model_inputs, shape_of, with_batch
+    from engines.preprocess import PREPROCESS
+
+    found = light_network(network, checkpoint)
+    if not is_file(network):
+        return found
+    model = with_batch(found, 1)
+    if any(None in (shape_of(value) or (None,)) for value in model_inputs(model)):
+        name = preprocess or USUAL_PREPROCESS
+        _fit_photos(network, model, name, PREPROCESS[name])
+    return model
+
+
+def _check_no_checkpoint(network: str, checkpoint: Path | None) -> None:
+    if checkpoint:
+        raise OrinError(f"weights {checkpoint} are for a network of the zoo; {network} has weights of its own")
 
 
 def find_subject(network: str, checkpoint: Path | None = None, preprocess: str | None = None) -> Subject:

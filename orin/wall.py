@@ -13,9 +13,9 @@ from orin.errors import OrinError
 from orin.record import load_record
 from power.analysis import LogAnalysis
 from power.external import Clock, WallEnergy, read_meter
-from power.log import Stamps
+from power.log import LONGEST_S, Stamps
 
-RECORD = "record.json"  # beside a run's log
+RECORD, POWER_LOG = "record.json", "tegrastats.log"  # in a run's folder
 SECOND_NS = 1_000_000_000
 
 
@@ -24,6 +24,8 @@ def wall_energy(meter: Path, log: Path, analysis: LogAnalysis, ahead_s: float = 
 
     PowerError where the file is none or saw nothing of the window, OrinError where the two have no clock in common.
     """
+    if not abs(ahead_s) < LONGEST_S:
+        raise OrinError(f"--meter-ahead is {ahead_s:g}, expected the seconds that the meter's clock is ahead")
     series = read_meter(meter)
     first_ns = _first_ns(series.clock, log, analysis.times)
     return series.during(first_ns + round(ahead_s * SECOND_NS), analysis.span_ns)
@@ -39,6 +41,16 @@ def _first_ns(clock: Clock, log: Path, times: Stamps) -> int:
     if clock == "utc":
         return times.first_ns + _utc_minus_monotonic_ns(log.with_name(RECORD))
     raise OrinError(f"log {log} has wall-clock times and the meter a monotonic clock: give a meter's file in UTC")
+
+
+def log_provenance(log: Path) -> str | None:
+    """Return "measured" or "simulated" of a log in its run's folder, None for any other log."""
+    if log.name != POWER_LOG:
+        return None
+    try:
+        return str(load_record(log.with_name(RECORD))["provenance"])
+    except OrinError:
+        return None
 
 
 def _utc_minus_monotonic_ns(path: Path) -> int:

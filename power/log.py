@@ -15,6 +15,8 @@ from power.source import ChipFilter
 
 SECOND_NS = 1_000_000_000
 TIMESTAMP = "%m-%d-%Y %H:%M:%S"  # as tegrastats prints it
+LONGEST_S = 1e9  # thirty years: no log is as long
+_EXPECTED = "expected seconds from the start or MM-DD-YYYY HH:MM:SS"
 _EPOCH = datetime(1970, 1, 1)
 DEFAULT_INTERVAL_MS = 1000.0  # of tegrastats; only means are taken from stamps that rest on it
 
@@ -147,9 +149,13 @@ def seconds_at(text: str, log: Log, times: Stamps) -> float:
     if times.reason:
         raise PowerError(f"log {log.name}: {text!r} cannot be found in it: {times.reason}")
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         wanted = _moment(text)
+    else:
+        if not abs(seconds) < LONGEST_S:
+            raise PowerError(f"time {text!r}, {_EXPECTED}")
+        return seconds
     printed = [(record.reading.timestamp, ns) for record, ns in zip(log.records, times.ns, strict=True)]
     later = [ns for timestamp, ns in printed if timestamp is not None and timestamp >= wanted]
     if not later:
@@ -167,4 +173,4 @@ def _moment(text: str) -> str:
     try:
         return datetime.fromisoformat(text).isoformat()
     except ValueError:
-        raise PowerError(f"time {text!r}, expected seconds from the start or MM-DD-YYYY HH:MM:SS") from None
+        raise PowerError(f"time {text!r}, {_EXPECTED}") from None

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
+from orin.cli.main import main
+
 ROOT = Path(__file__).resolve().parents[1]
 BOARD = ("--board", "virtual:agx-orin-64gb")
 
@@ -56,7 +58,12 @@ CASES = {
     "unknown option": (("predict", "--gpu-bacth", "4"), "--gpu-bacth"),
     "no number": (("bench", "--seconds", "ten"), "ten"),
     "seconds out of range": (("bench", "--seconds", "0", *BOARD), "expected 1 to 36000"),
+    "rate of another scenario": (("bench", "--qps", "5", *BOARD), "--scenario server"),
+    "rate that is none": (("predict", "--qps", "nan", "--scenario", "server"), "--qps is nan"),
+    "negative rate": (("power", "sweep", "--qps=-3", "--scenario", "server", *BOARD), "--qps is -3"),
     "missing photo folder": (("run", *BOARD, "--data", "nowhere", "-o", "o.jsonl"), "nowhere"),
+    "answers over a folder": (("run", "digits", *BOARD, "--data", "photos", "-o", "empty"), "empty cannot be written"),
+    "answers in no folder": (("run", *BOARD, "--data", "photos", "-o", "no/o.jsonl"), "no/o.jsonl cannot be written"),
     "empty photo folder": (("run", *BOARD, "--data", "empty", "-o", "o.jsonl"), "empty"),
     "no readable photo": (("run", *BOARD, "--data", "broken", "-o", "o.jsonl"), "a.jpg"),
     "missing checkpoint": (("predict", "--weights", "none.onnx"), "none.onnx"),
@@ -101,3 +108,38 @@ def test_help_is_light_and_fast_to_import():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "bench" in done.stdout and "doctor" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("networks",), ("boards", "--json"), ("--help",), ("predict", "--help")], ids=" ".join
+)
+def test_a_reader_that_has_gone_is_no_error(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert _to(writer, *words) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line():
+    code, said = _to(os.open("/dev/full", os.O_WRONLY), "networks")
+    assert code == 2 and said == "orin: stdout: No space left on device\n"
+
+
+def _to(stdout, *words):
+    """Run the command line with this as its stdout, buffered as it is for a user; returns exit code and stderr."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "orin.cli.main", *words]
+    try:
+        done = subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)
+    finally:
+        os.close(stdout)
+    return done.returncode, done.stderr
+
+
+def test_a_stop_while_a_command_is_loaded_is_one_line(monkeypatch, capsys):
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", stopped)
+    assert main(["networks"]) == 130
+    assert capsys.readouterr().err.startswith("orin: stopped")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orin.cli.output import Talk, add_output_arguments, print_json
 from orin.cli.plan_options import add_plan_arguments, plan_from
-from orin.mlperf import SCENARIOS
+from orin.mlperf import SCENARIOS, check_qps
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +36,11 @@ def handle(options: argparse.Namespace) -> int:
 
     talk = Talk(options.quiet)
     seconds = check_seconds(options.seconds)
+    qps = check_qps(options.qps, options.scenario)
     plan = plan_from(options)
     board = open_board(board_name(options.board, talk.say), "results" if options.accuracy else "speed")
     desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)
-    asked = Bench(options.scenario, seconds, options.runs, options.accuracy, options.qps)
+    asked = Bench(options.scenario, seconds, options.runs, options.accuracy, qps)
     record = bench(plan, board, desk, asked)
     write_report(record)
     if options.json:

@@ -24,7 +24,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--board", metavar="BOARD", help="jetson (TensorRT), or virtual:agx-orin-64gb (ONNX Runtime)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="photos for INT8 ranges and the check of numbers")
-    parser.add_argument("--preprocess", metavar="NAME", help="how photos become inputs, where MODEL is a file")
     parser.add_argument("--allow-gpu-layers", action="store_true", help="let layers of the DLA engine run on the GPU")
     parser.add_argument("--sparse", action="store_true", help="use weights that are zero in 2 of 4 (GPU and DLA)")
     parser.add_argument("--verbose-log", action="store_true", help="keep TensorRT's verbose messages in the log")
@@ -64,7 +63,6 @@ def _desk(options: argparse.Namespace, plan: Plan, talk: Talk, checks: bool) -> 
         photos=photos_in(options.data) if options.data or needed else (),
         say=talk.say,
         progress=talk.progress,
-        preprocess=options.preprocess,
         allow_gpu_layers=options.allow_gpu_layers,
         verbose_log=options.verbose_log,
         sparse=options.sparse,

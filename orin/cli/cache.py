@@ -78,15 +78,14 @@ _APART = {
 def _apart(options: argparse.Namespace, cache: CalibrationCache) -> dict[str, list[str]]:
     """Return what a network has and the cache lacks, and the other way round."""
     from calibration.names import missing, unknown
-    from engines import zoo
     from engines.graph import read_graph
-    from engines.onnx_model import load_model, with_batch
+    from engines.onnx_model import with_batch
     from orin.place import parse_shape
+    from orin.subject import light_network
 
-    path = Path(options.network)
-    is_file = path.suffix == ".onnx" or path.exists()
-    model = load_model(path, external_data=False) if is_file else zoo.model(options.network, with_weights=False)
-    graph = read_graph(with_batch(model, 1), options.network, dict(map(parse_shape, options.shape)))
+    graph = read_graph(
+        with_batch(light_network(options.network), 1), options.network, dict(map(parse_shape, options.shape))
+    )
     return {"missing": list(missing(graph, cache.scales)), "unknown": list(unknown(graph, cache.scales))}
 
 

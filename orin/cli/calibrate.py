@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orin.cli.output import Talk, add_output_arguments, print_json, print_table
+from orin.cli.output import Talk, add_output_arguments, check_file, print_json, print_table
 
 if TYPE_CHECKING:
     from calibration.job import Calibrated, Job
@@ -93,8 +92,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.images is not None and options.images < 1:
         raise OrinError(f"--images {options.images} leaves nothing to calibrate with; ask for 1 or more")
     for path in filter(None, (options.output, options.qdq)):
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise OrinError(f"{path} cannot be written; name a file in a folder that can be")
+        check_file(path)
     if options.qdq and options.qdq.resolve() in (options.output.resolve(), Path(options.model).resolve()):
         raise OrinError(f"--qdq {options.qdq} would replace another file of this run; name a file of its own")
 

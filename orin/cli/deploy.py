@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_plan_arguments(parser, "resnet50")
-    parser.add_argument("--preprocess", metavar="NAME", help="how photos become inputs; without: the network's own way")
     parser.add_argument("--mode", help="nvpmodel mode to hold: MAXN, 50W, 30W, 15W; without: nothing is changed")
     parser.add_argument("--board", metavar="BOARD", help="jetson, or virtual:agx-orin-64gb")
     parser.add_argument("--scenario", choices=SCENARIOS, default="offline")
@@ -47,7 +46,7 @@ def handle(options: argparse.Namespace) -> int:
         raise OrinError(f"--tune is {options.tune}, expected 0 to 1000 runs")
     job = Job(plan, options.output, photos, seconds, options.scenario, tune_runs=options.tune)
     board = open_board(board_name(options.board, talk.say), "speed")
-    deployed = deploy(job, board, Desk(say=talk.say, progress=talk.progress, preprocess=options.preprocess))
+    deployed = deploy(job, board, Desk(say=talk.say, progress=talk.progress))
     _write_report(deployed.run)
     if options.json:
         print_json({"folder": str(options.output), "skipped": deployed.skipped, "steps": deployed.steps})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,12 +60,10 @@ def _plan_and_desk(options: argparse.Namespace, talk: Talk) -> tuple[Plan, Desk]
     from orin.plan import Plan
 
     plan = Plan.load(options.plan)
+    plan = replace(plan, preprocess=options.preprocess or plan.preprocess)
     needed = plan.precision == "int8" and plan.calibration is None
     photos = photos_in(options.data) if options.data or needed else ()
-    desk = Desk(
-        photos=photos, say=talk.say, progress=talk.progress, preprocess=options.preprocess, sparse=options.sparse
-    )
-    return plan, desk
+    return plan, Desk(photos=photos, say=talk.say, progress=talk.progress, sparse=options.sparse)
 
 
 def _trtexec(options: argparse.Namespace) -> int:

@@ -165,11 +165,12 @@ def _job(options: argparse.Namespace, photos: Path | None) -> Job:
     from orin.plan import Plan
 
     plan = Plan.load(options.plan)
+    plan = replace(plan, preprocess=options.preprocess or plan.preprocess)
     if plan.calibration is not None:
         plan = replace(plan, calibration=str(Path(plan.calibration).resolve()))
     needed = plan.precision == "int8" and plan.calibration is None
     used = photos_in(photos)[:CALIBRATION_IMAGES] if needed else ()
-    return Job(plan, "speed" if options.paced else "results", tuple(map(Path.resolve, used)), options.preprocess)
+    return Job(plan, "speed" if options.paced else "results", tuple(map(Path.resolve, used)))
 
 
 def _only(inventory: Inventory, names: list[str], talk: Talk) -> Inventory:

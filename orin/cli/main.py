@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -46,22 +47,36 @@ EXIT_USAGE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(words)
+        finally:
+            print(end="", flush=True)  # here, not at the interpreter's end: stdout may be full, or its reader gone
+    except KeyboardInterrupt:
+        print("orin: stopped; what was measured is kept", file=sys.stderr)
+        return 130
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's end fails once more
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(f"orin: stdout: {error.strerror or error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _run(words: Sequence[str]) -> int:
     parser = _parser(words)
     options = parser.parse_args(words)
     if not hasattr(options, "handler"):
         parser.print_help()
         return EXIT_USAGE
-    from orin.cli.errors import one_line
-
     try:
         code: int = options.handler(options)
         return code
-    except KeyboardInterrupt:
-        print("orin: stopped; what was measured is kept", file=sys.stderr)
-        return 130
     except BrokenPipeError:
-        return 0
+        raise
     except Exception as error:
+        from orin.cli.errors import one_line
+
         line = one_line(error)
         if line is None:
             raise

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from orin.errors import OrinError
 
 WIDTH = 100
 
@@ -55,6 +59,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every command takes."""
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     parser.add_argument("--quiet", action="store_true", help="no messages or progress on stderr")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work that fills it."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OrinError(f"{path} cannot be written; name a file in a folder that can")
 
 
 def print_json(values: Any) -> None:

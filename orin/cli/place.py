@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orin.cli.output import Talk, add_output_arguments, print_json, print_table
+from orin.cli.qdq import add_shape_argument
 
 if TYPE_CHECKING:
     from dla.log_placement import Confusion
@@ -20,13 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="ONNX file, or a network of the zoo (orin networks)")
     parser.add_argument("--tensorrt", metavar="VERSION", help="TensorRT that builds it (10.3, or that of the log)")
     parser.add_argument("--precision", default="int8", choices=("int8", "fp16"), help="precision of the DLA (int8)")
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME=1x3x224x224",
-        help="static shape of an input; may be given again for another",
-    )
+    add_shape_argument(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page with the coloured graph")
     parser.add_argument("--log", type=Path, metavar="FILE", help="log of a real build: show that, and how we predicted")
     add_output_arguments(parser)
@@ -65,24 +61,31 @@ def _print(found: Answer) -> None:
     print_table(heading(found), summary(found))
     for reason in reasons(found):
         print()
-        _print_reason(reason, found.question.model)
+        _print_reason(reason, found.question)
     if found.confusion is not None:
         print()
         _print_confusion(found.confusion)
     print(f"\n{BUILD_IT}:\n{trtexec(found)}")
 
 
-def _print_reason(reason: Reason, model: str) -> None:
+def _print_reason(reason: Reason, question: Question) -> None:
     count = len(reason.layers)
     rows = [("TensorRT", reason.message)]
     if reason.fix:
         rows.append(("fix", reason.fix))
     if reason.rewrites:
-        rows.append(("", f"orin rewrite {model} -o OUT.onnx --only {','.join(reason.rewrites)}"))
+        rows.append(("", _rewrite_line(reason, question)))
     more = [f"... and {count - NAMES_SHOWN} more"] if count > NAMES_SHOWN else []
     rows.append(("layers", "\n".join([*reason.layers[:NAMES_SHOWN], *more])))
     sure = f" ({reason.confidence})" if reason.confidence else ""
     print_table(f"{reason.rule}: {count} layer{'s' * (count != 1)} on the GPU{sure}", rows)
+
+
+def _rewrite_line(reason: Reason, question: Question) -> str:
+    shapes = [f"--shape={name}={'x'.join(map(str, shape))}" for name, shape in question.shapes.items()]
+    return shlex.join(
+        ["orin", "rewrite", question.model, "-o", "OUT.onnx", "--only", ",".join(reason.rewrites), *shapes]
+    )
 
 
 def _print_confusion(found: Confusion) -> None:

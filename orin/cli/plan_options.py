@@ -21,9 +21,12 @@ _FIELDS = {
 
 def add_plan_arguments(parser: argparse.ArgumentParser, network_default: str | None = None) -> None:
     """Add the network, `--plan FILE` and an option for each field that people change; options win over the file."""
-    parser.add_argument("network", nargs="?", help="zoo network (orin networks)" + _default(network_default))
+    parser.add_argument(
+        "network", nargs="?", help="zoo network (orin networks) or ONNX file" + _default(network_default)
+    )
     parser.add_argument("--plan", type=Path, metavar="FILE", help="take everything from a plan file (YAML)")
     parser.add_argument("--weights", metavar="ONNX", help="checkpoint of a zoo network; without: seeded, untrained")
+    parser.add_argument("--preprocess", metavar="NAME", help="how photos become inputs; without: the network's own way")
     parser.add_argument("--calibration", metavar="CACHE", help="TensorRT calibration cache with the INT8 ranges")
     parser.add_argument("--precision", choices=PRECISIONS, help="int8 (default), fp16 or fp32")
     for name, (kind, text) in _FIELDS.items():

@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def handle(options: argparse.Namespace) -> int:
     """Run the command."""
+    from orin.wall import log_provenance
     from power.analysis import Question, analyse
     from power.boards import board
     from power.log import read_log
@@ -45,10 +46,14 @@ def handle(options: argparse.Namespace) -> int:
         log = read_log(options.file, lines)
     analysis = analyse(log, question)
     wall = _wall(options, analysis)
+    provenance = log_provenance(Path(options.file))
     if options.json:
-        print_json({**analysis.as_json(), "wall": wall and wall.as_json()})
+        print_json({"provenance": provenance, **analysis.as_json(), "wall": wall and wall.as_json()})
     else:
-        _print(analysis, wall, Talk(options.quiet))
+        print_table(_title(analysis, provenance), _rail_rows(analysis) + _wall_rows(wall), _HEADER)
+        talk = Talk(options.quiet)
+        for line in _notes(analysis) + _wall_notes(wall):
+            talk.say(line)
     return 0
 
 
@@ -60,14 +65,11 @@ def _wall(options: argparse.Namespace, analysis: LogAnalysis) -> WallEnergy | No
     return wall_energy(options.meter, Path(options.file), analysis, options.meter_ahead)
 
 
-def _print(analysis: LogAnalysis, wall: WallEnergy | None, talk: Talk) -> None:
+def _title(analysis: LogAnalysis, provenance: str | None) -> str:
     of = f", {analysis.modules}" if analysis.modules else ""
     span = "" if analysis.seconds is None else f", {analysis.seconds:g} s"
-    print_table(
-        f"{analysis.log}: {analysis.records} records{of}{span}", _rail_rows(analysis) + _wall_rows(wall), _HEADER
-    )
-    for line in _notes(analysis) + _wall_notes(wall):
-        talk.say(line)
+    simulated = "SIMULATED: " if provenance == "simulated" else ""
+    return f"{simulated}{analysis.log}: {analysis.records} records{of}{span}"
 
 
 _HEADER = ("", "mean", "min", "max", "values", "step", "energy")

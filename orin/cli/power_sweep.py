@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orin.cli.output import Talk, add_output_arguments, print_json, print_table
-from orin.mlperf import SCENARIOS
+from orin.mlperf import SCENARIOS, check_qps
 
 if TYPE_CHECKING:
     from orin.board import Board
@@ -50,6 +50,7 @@ def handle(options: argparse.Namespace) -> int:
 
     talk = Talk(options.quiet)
     seconds, modes = check_seconds(options.seconds), _words(options.modes)
+    qps = check_qps(options.qps, options.scenario)
     wanted = candidates(plans_of(options), modes)
     _check(options, len(wanted))
     name = board_name(options.board, talk.say)
@@ -60,7 +61,7 @@ def handle(options: argparse.Namespace) -> int:
     folder = options.out or Path("sweeps") / Path(wanted[0].plan.network).stem
     desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)
     site = Site(lambda: open_board(name, "speed"), desk)
-    asked = Bench(options.scenario, seconds, folder, server_qps=options.qps)
+    asked = Bench(options.scenario, seconds, folder, server_qps=qps)
     outcomes = list(sweep(wanted, site, asked))
     if not any(one.record for one in outcomes):
         raise OrinError(f"none of {len(outcomes)} runs could be measured; the first: {outcomes[0].failure}")

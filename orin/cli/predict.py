@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orin.cli.output import add_output_arguments, print_json, print_table, quantity
 from orin.cli.plan_options import add_plan_arguments, plan_from
-from orin.mlperf import SCENARIOS
+from orin.mlperf import SCENARIOS, check_qps
 
 if TYPE_CHECKING:
     from orin.explain import Explanation
@@ -69,7 +69,7 @@ def handle(options: argparse.Namespace) -> int:
         plan = dataclasses.replace(plan, rewrites=())
     own = load_parameters(options.parameters) if options.parameters else None
     asked = Options(
-        server_qps=options.qps,
+        server_qps=check_qps(options.qps, options.scenario),
         processes=options.processes,
         full=options.full,
         parameters=own,

@@ -25,7 +25,7 @@ def add_shape_argument(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=1x3x224x224",
-        help="static shape of an input that has none; may be given again for another",
+        help="static shape of an input; may be given again for another",
     )
 
 

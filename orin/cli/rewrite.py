@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orin.cli.output import Talk, add_output_arguments, print_json, print_table
+from orin.cli.qdq import add_shape_argument
 
 if TYPE_CHECKING:
     import onnx
@@ -20,6 +21,7 @@ LARGE_BYTES = 2**31 - 2**20  # one ONNX file holds less than 2 GiB; weights of a
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="ONNX file, or the name of a network of the zoo")
+    add_shape_argument(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="where the rewritten ONNX file goes")
     parser.add_argument("--only", metavar="NAME,...", help="these rewrites alone; without: all that are identical")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, write nothing")
@@ -31,13 +33,16 @@ def handle(options: argparse.Namespace) -> int:
     """Run the command."""
     from dla.rewrite import rewrite_all
     from dla.rewrites.advice import explain
-    from engines.graph import read_graph
+    from engines.graph import read_graph, set_shapes
     from orin.errors import OrinError
+    from orin.place import parse_shape
 
     if options.output is None and not options.dry_run:
         raise OrinError("no file to write: name one with -o OUT, or ask for --dry-run")
     talk = Talk(options.quiet)
     model = _load(options.model, with_weights=not options.dry_run)
+    if options.shape:
+        set_shapes(model, dict(map(parse_shape, options.shape)), options.model)
     done = rewrite_all(model, options.only.split(",") if options.only else None)
     if not options.dry_run:
         _save(done.model, options.output)
@@ -54,10 +59,10 @@ def _load(name: str, with_weights: bool) -> onnx.ModelProto:
     """Load an ONNX file, or make a network of the zoo; without weights where nothing is written."""
     from engines import zoo
     from engines.onnx_model import load_model
+    from orin.subject import is_file
 
-    path = Path(name)
-    if path.suffix == ".onnx" or path.exists():
-        return load_model(path, external_data=with_weights)
+    if is_file(name):
+        return load_model(Path(name), external_data=with_weights)
     return zoo.model(name, with_weights=with_weights)
 
 

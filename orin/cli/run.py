@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from orin.cli.output import Talk, add_output_arguments, print_json
+from orin.cli.output import Talk, add_output_arguments, check_file, print_json
 from orin.cli.plan_options import add_plan_arguments, plan_from
 
 
@@ -28,6 +28,7 @@ def handle(options: argparse.Namespace) -> int:
     from orin.build import Desk, build_engines
 
     talk = Talk(options.quiet)
+    check_file(options.output)
     board = open_board(board_name(options.board, talk.say), "results")
     plan = plan_from(options)
     desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)

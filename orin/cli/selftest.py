@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orin.cli.output import Talk, add_output_arguments, print_json, print_table
+from orin.cli.output import Talk, add_output_arguments, check_file, print_json, print_table
 
 if TYPE_CHECKING:
     from orin.board import Board
@@ -34,12 +34,10 @@ def handle(options: argparse.Namespace) -> int:
     from orin.boards import board_name, open_board
     from orin.build import Desk
     from orin.doctor import examine
-    from orin.errors import OrinError
     from orin.selftest import pack, selftest
 
     talk = Talk(options.quiet)
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise OrinError(f"{options.output} cannot be written; name a file in a folder that exists")
+    check_file(options.output)
     desk = Desk(photos=photos_in(options.data), say=talk.say, progress=talk.progress)
     name = board_name(options.board, talk.say)
     board = open_board(name, "speed")  # what a board lacks is said first

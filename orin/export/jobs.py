@@ -28,7 +28,7 @@ def tensorrt_of(machine: Machine) -> str:
 def jobs_of(plan: Plan, desk: Desk) -> Mapping[str, Job]:
     """Return the builder's job for each engine of a plan ("gpu", "dla"); nothing is built, INT8 ranges are collected
     where the plan names none. OrinError, EngineError or DlaError where the plan cannot be built."""
-    subject = find_subject(plan.network, Path(plan.weights) if plan.weights else None, desk.preprocess)
+    subject = find_subject(plan.network, Path(plan.weights) if plan.weights else None, plan.preprocess)
     parts, _ = engine_parts(plan, subject, desk)
     jobs = {}
     for name, (model, spec) in parts.items():

@@ -232,7 +232,6 @@ def _identity(order: Order) -> dict[str, Any]:
         "library": order.library.digest,
         "plan": job.plan.as_json(),
         "purpose": job.purpose,
-        "preprocess": job.preprocess,
     }
 
 

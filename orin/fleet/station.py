@@ -35,13 +35,12 @@ LOOK_S = 0.5  # how soon a waiting shard sees that an accelerator has failed
 
 @dataclass(frozen=True)
 class Job:
-    """What a board is opened for: the plan, photos for INT8 ranges, a pre-processing, and whether outputs are computed
-    ("results") or a virtual board takes an Orin's time instead ("speed")."""
+    """What a board is opened for: the plan, photos for INT8 ranges, and whether outputs are computed ("results") or a
+    virtual board takes an Orin's time instead ("speed")."""
 
     plan: Plan
     purpose: Purpose = "results"
     photos: tuple[Path, ...] = ()
-    preprocess: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Station:
             self._state.wait_for(lambda: not self._active)
             self._close()
             self._board = open_board(self.board_name, job.purpose)
-            built = build_engines(job.plan, Desk(photos=job.photos, preprocess=job.preprocess), self._board.name)
+            built = build_engines(job.plan, Desk(photos=job.photos), self._board.name)
             plan, _ = with_memory(job.plan, self._board, built.engines)
             in_flight = sum(plan.depth(name) * plan.item_samples(name) for name in plan.accelerators)
             self._stream = Stream(Pipeline(plan, self._board, built.engines, capacity=AHEAD * in_flight))

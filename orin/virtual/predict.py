@@ -155,10 +155,12 @@ def predict(
     """
     options = options or Options()
     _check(scenario, options)
+    if scenario == "server" and options.server_qps is None:
+        whole = predict(plan, soc, "offline", workloads, replace(options, samples=None, full=False, dvfs=None))
+        options = replace(options, server_qps=SERVER_LOAD * whole.samples_per_s)
     shapes = plan_shapes(plan, soc, workloads or known_workloads(plan, options.parameters or load_parameters()))
     crew = _crew(plan, soc, shapes, clocks_of(plan, soc), options)
     if options.dvfs is not None and GPU in shapes:
-        options = replace(options, server_qps=options.server_qps or _server_qps(crew))
         crew = _governed(crew, soc, scenario, options)
     return _prediction(crew, scenario, _observe(crew, scenario, options), options)
 
@@ -256,13 +258,10 @@ def _observe(crew: Crew, scenario: str, options: Options) -> Observed:
         return stream(crew, STREAM_QUERIES, MULTISTREAM_SAMPLES)
     if scenario == "offline":
         return offline(crew, options.samples, options.seconds, options.full)
-    per_s = options.server_qps or _server_qps(crew)
+    per_s = options.server_qps
+    assert per_s is not None, "predict() sets it"
     queries = options.samples or max(1, round(options.seconds * per_s))
     return server(crew, queries if options.full else min(SERVER_QUERIES, queries), per_s, options.seed)
-
-
-def _server_qps(crew: Crew) -> float:
-    return SERVER_LOAD * sum(crew.solo_rate(name) for name in crew.names) * 1e9
 
 
 def _notes(crew: Crew, used: list[EngineShape], speed_u95: float, options: Options) -> tuple[str, ...]:

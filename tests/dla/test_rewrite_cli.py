@@ -55,6 +55,17 @@ def test_a_file_is_rewritten_and_the_object_says_how(network, tmp_path, capsys):
     assert ops(written).count("AveragePool") == 3
 
 
+def test_an_open_axis_takes_the_shape_that_is_asked_for(network, tmp_path):
+    opened = onnx.load(network)
+    opened.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    onnx.save(opened, tmp_path / "open.onnx")
+    with pytest.raises(EngineError, match="give it a static one: --shape x=1x100x7x7"):
+        orin(tmp_path / "open.onnx", "--dry-run")
+    assert orin(tmp_path / "open.onnx", "-o", tmp_path / "out.onnx", "--shape", "x=1x100x7x7") == 0
+    assert orin(network, "-o", tmp_path / "same.onnx") == 0
+    assert onnx.load(tmp_path / "out.onnx").graph.node == onnx.load(tmp_path / "same.onnx").graph.node
+
+
 def test_a_dry_run_writes_nothing_and_prints_tables(network, tmp_path, capsys):
     assert orin(network, "--dry-run", "-o", tmp_path / "out.onnx") == 0
     assert not (tmp_path / "out.onnx").exists()

@@ -67,6 +67,15 @@ def test_engines_manifests_and_plan_are_written(place, capsys):
     assert (plan.network, plan.gpu_batch) == (str(place / "net.onnx"), 4)
 
 
+def test_the_plan_keeps_how_photos_become_inputs(place, capsys):
+    assert orin_build(place, "net.onnx", "--preprocess", "torchvision", "--quiet") == 0
+    plan = Plan.load(place / "out" / "plan.yaml")
+    photos = sorted((place / "photos").iterdir())
+    assert build_engines(plan, Desk(place / "cache", photos)).preprocess == PREPROCESS["torchvision"]
+    with pytest.raises(EngineError, match="pre-processing 'nope' is not"):
+        orin_build(place, "net.onnx", "--preprocess", "nope")
+
+
 def test_the_table_fits_100_columns(place, capsys):
     assert orin_build(place, "net.onnx", "--quiet") == 0
     printed = capsys.readouterr()

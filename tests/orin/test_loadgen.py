@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from orin.bench import prediction_of
 from orin.errors import OrinError
 from orin.loadgen import SampleLibrary, run_loadgen
 from orin.pipeline import Pipeline
@@ -42,6 +43,12 @@ def test_probed_settings_give_a_valid_run(scenario, tmp_path):
         assert {item.accelerator for item in items} == {"gpu", "dla0", "dla1"}
     if scenario == "multistream":
         assert copied == 0 and all(len(item.ids) == 8 for item in items)
+
+
+def test_a_server_run_is_expected_to_get_the_rate_that_it_is_offered():
+    with Pipeline(PLAN, NullBoard(ns_per_batch=SPEEDS), ENGINES, capacity=40) as pipeline:
+        found = prediction_of(pipeline, ScenarioSettings("server", 1.0, 50.0))
+    assert found["scenario"] == "server" and found["samples_per_s"] == pytest.approx(50.0, rel=0.5)
 
 
 def test_accuracy_run_reports_each_samples_own_class(tmp_path):

@@ -14,6 +14,7 @@ from dla.loadable import Loadable
 from dla.placement import LayerPlacement, Placement
 from engines.graph import Graph, Layer, Tensor
 from orin.cli import place as command
+from orin.cli.main import main
 from orin.errors import OrinError
 from orin.place import Answer, Question, answer, as_json, parse_shape, reasons, trtexec
 from orin.report.drawing import MOST_COLUMNS, colour, drawing, legend, places
@@ -105,6 +106,15 @@ def test_a_shape_makes_a_dynamic_network_placeable(saved, run):
     made.graph.output[0].type.tensor_type.ClearField("shape")
     out, _ = run(saved(made), "--shape", "x=2x3x32x48")
     assert "--shapes=x:2x3x32x48" in out and "layers on the DLA  2 of 2" in out
+
+
+def test_a_shape_goes_into_the_rewrite_that_is_advised(saved, run, tmp_path, monkeypatch):
+    made = classifier()
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    saved(made)
+    monkeypatch.chdir(tmp_path)
+    out, _ = run("net.onnx", "--shape", "x=1x3x8x8")
+    assert "orin rewrite net.onnx -o OUT.onnx --only global-pool --shape=x=1x3x8x8" in out
 
 
 @pytest.mark.parametrize("text", ["x", "=1x2", "x=", "x=1x", "x=1xa", "x=0x3", "x=-1x3", "x=1,3"])
@@ -315,3 +325,20 @@ def test_a_network_of_the_zoo_goes_by_its_name():
     convolutions = [entry for entry in answered.placement.layers if entry.op == "Conv"]
     assert len(convolutions) == 53 and {entry.final for entry in convolutions} == {"dla"}
     assert np.sum([entry.op == "GlobalAveragePool" for entry in answered.placement.layers]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("place", "digits", "--json"),
+        ("rewrite", "digits", "--dry-run", "--json"),
+        ("cache", "show", "digits.cache", "--network", "digits", "--json"),
+        ("accuracy", "digits", "--images", "1", "--method", "minmax", "--json"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_folder_called_like_a_network_does_not_hide_it(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits.cache").write_text("TRT-100300-EntropyCalibration2\ninput: 3c010204\n")
+    assert main(words) == 0, capsys.readouterr().err

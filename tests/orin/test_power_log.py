@@ -71,6 +71,19 @@ def test_log_as_a_table(log, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_simulated_runs_log_says_so(log, tmp_path, capsys):
+    record = dict.fromkeys(("id", "status", "network", "board", "stack", "scenario"), "x")
+    record |= {"version": RECORD_VERSION, "provenance": "simulated"}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert run("log", log) == 0
+    assert capsys.readouterr().out.startswith("SIMULATED: ")
+    assert run("log", log, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["provenance"] == "simulated"
+    other = log.rename(tmp_path / "other.log")
+    assert run("log", other) == 0
+    assert capsys.readouterr().out.startswith(str(other))
+
+
 def test_a_log_without_times_gives_watts_and_asks_for_the_interval(tmp_path, capsys):
     path = tmp_path / "nano.log"
     path.write_text("RAM 1/2MB POM_5V_IN 2000/2000 POM_5V_GPU 0/0 POM_5V_CPU 400/400\n" * 3)
@@ -178,8 +191,11 @@ def test_bad_input_is_one_clear_error(tmp_path, log):
         run("log", tmp_path / "missing.log")
     with pytest.raises(PowerError, match="board 'orin' is not known; known: agx-orin-64gb"):
         run("parse", log, "--board", "orin")
-    with pytest.raises(PowerError, match="expected seconds from the start or"):
-        run("log", log, "--from", "soon")
+    for time in ("soon", "nan", "-inf", "1e300"):
+        with pytest.raises(PowerError, match=f"time '{time}', expected seconds from the start or"):
+            run("log", log, "--from", "0", f"--to={time}")
+    with pytest.raises(OrinError, match="--meter-ahead is nan, expected the seconds"):
+        run("log", log, "--meter", spl(tmp_path, 30, 40), "--meter-ahead", "nan")
     noise = tmp_path / "noise.log"
     noise.write_bytes(b"\x00\x01\xff" * 50)
     with pytest.raises(PowerError, match="none of them a reading of tegrastats"):

@@ -55,6 +55,19 @@ def test_a_killed_run_is_interrupted_and_keeps_what_it_measured(tmp_path, capsys
     assert "interrupted: 14,146 samples measured" in (record.folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_damaged_run_is_one_line(tmp_path, capsys):
+    record = make_run(tmp_path)
+    values = {name: value for name, value in record.values.items() if name != "plan"}
+    path, batches = record.folder / "record.json", record.folder / "batches.csv"
+    path.write_text(json.dumps(values))
+    assert main(["show", str(record.folder)]) == 2
+    assert "record.json has no 'plan': it is damaged" in capsys.readouterr().err
+    batches.write_text(batches.read_text() + "gpu,1,2,many\n")
+    assert main(["show", str(record.folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"{batches} is damaged" in said and said.count("\n") == 1
+
+
 def test_last_is_the_run_written_last(tmp_path):
     folders = [make_run(tmp_path, seconds=0.2).folder for _ in range(3)]
     for age, folder in zip((20, 0, 10), folders):

@@ -3,11 +3,14 @@
 import json
 from dataclasses import replace
 
+import onnx
 import pytest
 
+from engines import zoo
 from engines.engine import Workload
 from orin.errors import OrinError
 from orin.plan import Plan
+from orin.predict import predict_plan, workloads
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
 from orin.virtual.model import CostModel, clocks_of
 from orin.virtual.predict import Options, Workloads, known_workloads, load_parameters, plan_shapes, predict
@@ -116,6 +119,13 @@ def test_server_on_one_accelerator_is_an_md1_queue():
         assert mean_ms == pytest.approx(service_ms * (1 + load / (2 * (1 - load))), rel=0.03)
 
 
+@pytest.mark.parametrize("network", ["resnet50", "bert-large"])  # of bert-large, the DLAs leave much to the GPU
+def test_server_is_offered_four_fifths_of_offline(network):
+    plan = Plan(network=network, mode="MAXN", gpu_batch=8)
+    offline, server = (predict_plan(plan, SOC.name, scenario) for scenario in ("offline", "server"))
+    assert server.samples_per_s == pytest.approx(0.8 * offline.samples_per_s, rel=0.03)
+
+
 def test_server_serves_the_rate_it_is_asked_and_no_more_than_it_can():
     assert predict(MLPERF, SOC, "server", options=Options(server_qps=1000)).samples_per_s == pytest.approx(
         1000, rel=0.03
@@ -209,3 +219,13 @@ def test_a_governor_leaves_a_busy_gpu_at_its_cap():
 def test_a_share_that_no_governor_aims_at_is_refused(dvfs):
     with pytest.raises(OrinError, match="dvfs is"):
         predict(MLPERF, SOC, options=Options(dvfs=dvfs))
+
+
+@pytest.mark.parametrize("open_axes", [(0,), (0, 2, 3)], ids=["batch", "batch and size"])
+def test_a_file_is_predicted_as_the_network_in_it_is(open_axes, tmp_path):
+    network = zoo.model("resnet50", with_weights=False)
+    for axis in open_axes:
+        network.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "n"
+    onnx.save(network, tmp_path / "mine.onnx")
+    assert workloads(Plan(network=str(tmp_path / "mine.onnx"))) == workloads(Plan(network="resnet50"))
+    assert predict_plan(Plan(network=str(tmp_path / "mine.onnx")), SOC.name).samples_per_s > 0
