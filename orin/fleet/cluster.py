@@ -191,6 +191,12 @@ def is_ours(pid: int) -> bool:
     return any(word.startswith(b"orin.fleet.") for word in words)
 
 
+def _has_ended(pid: int, began_s: float) -> bool:
+    """Whether a process that was just started here has ended; at first it may be no Python yet."""
+    _reap(pid)
+    return time.monotonic() > began_s + SETTLE_S and not is_ours(pid)
+
+
 def _reap(pid: int) -> None:
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
@@ -208,13 +214,9 @@ def _start_scheduler(inventory: Inventory, starter: Starter) -> Processes:
     path = inventory.state / ADDRESS
     path.unlink(missing_ok=True)
     pid = starter.scheduler()
-    limit_s = time.monotonic() + START_S
+    began_s = time.monotonic()
     while not path.is_file():
-        _reap(pid)
-        ended = (
-            not is_ours(pid) and time.monotonic() > limit_s - START_S + SETTLE_S
-        )  # before that it may be no Python yet
-        if ended or time.monotonic() > limit_s:
+        if _has_ended(pid, began_s) or time.monotonic() > began_s + START_S:
             raise OrinError(f"the scheduler does not start: {_last_line(inventory, 'scheduler')}")
         time.sleep(POLL_S)
     processes = Processes(path.read_text(encoding="utf-8"), pid)
@@ -225,13 +227,12 @@ def _start_scheduler(inventory: Inventory, starter: Starter) -> Processes:
 def _wait(inventory: Inventory, client: Any, processes: Processes, say: Say) -> None:
     """Wait for the boards; one whose worker has ended, or that takes too long, is named with its last words."""
     waiting = {member.name: member for member in inventory.members if member.name in processes.workers}
-    limit_s = time.monotonic() + START_S
-    while waiting and time.monotonic() < limit_s:
+    began_s = time.monotonic()
+    while waiting and time.monotonic() < began_s + START_S:
         for name in members_present(client):
             waiting.pop(name, None)
         for name, member in list(waiting.items()):
-            _reap(processes.workers[name])
-            if member.host == LOCAL and not is_ours(processes.workers[name]):
+            if member.host == LOCAL and _has_ended(processes.workers[name], began_s):
                 say(f"{name} did not join: {_last_line(inventory, name)}")
                 del waiting[name]
         time.sleep(POLL_S)
