@@ -214,13 +214,17 @@ def _start_scheduler(inventory: Inventory, starter: Starter) -> Processes:
     path = inventory.state / ADDRESS
     path.unlink(missing_ok=True)
     pid = starter.scheduler()
-    began_s = time.monotonic()
-    while not path.is_file():
-        if _has_ended(pid, began_s) or time.monotonic() > began_s + START_S:
-            raise OrinError(f"the scheduler does not start: {_last_line(inventory, 'scheduler')}")
-        time.sleep(POLL_S)
-    processes = Processes(path.read_text(encoding="utf-8"), pid)
-    processes.save(inventory)
+    try:
+        began_s = time.monotonic()
+        while not path.is_file():
+            if _has_ended(pid, began_s) or time.monotonic() > began_s + START_S:
+                raise OrinError(f"the scheduler does not start: {_last_line(inventory, 'scheduler')}")
+            time.sleep(POLL_S)
+        processes = Processes(path.read_text(encoding="utf-8"), pid)
+        processes.save(inventory)
+    except BaseException:  # Ctrl-C too: `down` would not know of it
+        end_process(pid)
+        raise
     return processes
 
 
