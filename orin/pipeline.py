@@ -279,6 +279,8 @@ class Pipeline:
                 )
             self._submitter = Submitter(self)
             self.start(self._submitter, ordered=True, on_failure=self._submitter.fail)
+        if self._queue is None:
+            raise OrinError("the pipeline is closed: make another one to go on")
         return self._submitter.submit(arrays)
 
     def close(self) -> None:
@@ -317,11 +319,12 @@ class Submitter:
     def submit(self, arrays: Sequence[NDArray[Any]]) -> Future[list[NDArray[Any]]]:
         """Store a sample in the next place of the ring and queue it."""
         pipeline = self._pipeline
+        stored = self._int8(arrays)  # a sample that is refused takes no place
         position = self._next % pipeline.samples.capacity
         self._busy[position].acquire()
         if pipeline.failure is not None:
             raise pipeline.failure
-        self.copied_bytes += pipeline.samples.store(position, self._int8(arrays))
+        self.copied_bytes += pipeline.samples.store(position, stored)
         future: Future[list[NDArray[Any]]] = Future()
         number = self._next
         self._futures[number] = future

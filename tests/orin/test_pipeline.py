@@ -176,6 +176,20 @@ def test_submit_refuses_what_does_not_fit():
             pipeline.submit(np.zeros((3, 224, 224), dtype=np.int8))
 
 
+def test_a_refused_sample_holds_up_no_other():
+    with Pipeline(PLAN, NullBoard(computes_outputs=True), ENGINES, capacity=2) as pipeline:
+        with pytest.raises(OrinError):
+            pipeline.submit(np.zeros((3, 8, 8), dtype=np.int8))
+        answers = []
+        sample = np.zeros((3, 224, 224), dtype=np.int8)
+        asking = threading.Thread(target=lambda: answers.append(pipeline.submit(sample).result(10)), daemon=True)
+        asking.start()
+        asking.join(10)
+        assert len(answers) == 1
+    with pytest.raises(OrinError, match="the pipeline is closed"):
+        pipeline.submit(np.zeros((3, 224, 224), dtype=np.int8))
+
+
 def test_submitted_futures_get_the_failure():
     board = NullBoard(computes_outputs=True, failing=("gpu", "dla0", "dla1"))
     pipeline = Pipeline(PLAN, board, ENGINES, capacity=4)
