@@ -109,13 +109,12 @@ def print_prediction(prediction: Prediction) -> None:
     """Print a prediction as a table."""
     from power.wall import supply
 
-    latency = prediction.latency_ms
     adding = supply(prediction.stack)
     wall = adding.wall(prediction.module_w).as_json()
     rows = [
         ("samples/s", f"{prediction.samples_per_s:,.1f} ± {prediction.samples_per_s_u95:,.1f}"),
         ("ceiling (roofline)", f"{prediction.ceiling.samples_per_s or 0:,.0f} samples/s ({prediction.ceiling.bound})"),
-        ("query latency", ", ".join(f"{name} {latency[name]:,.3f} ms" for name in ("mean", "p50", "p90", "p99"))),
+        ("query latency", _latency(prediction)),
         ("module power", quantity(prediction.module_w.as_json(), "W")),
         ("wall power", f"{quantity(wall, 'W')} ({adding.name})"),
         ("samples per joule", quantity(prediction.samples_per_joule.as_json(), "samples/J of the module", 1)),
@@ -126,6 +125,13 @@ def print_prediction(prediction: Prediction) -> None:
     ]
     title = f"SIMULATED: {prediction.network} on {prediction.board}, {prediction.scenario}, stack {prediction.stack}"
     print_table(title, rows)
+
+
+def _latency(prediction: Prediction) -> str:
+    latency = prediction.latency_ms
+    if prediction.scenario == "offline":
+        return f"{latency['mean'] / 1e3:,.0f} s: Offline is one query"
+    return ", ".join(f"{name} {latency[name]:,.3f} ms" for name in ("mean", "p50", "p90", "p99"))
 
 
 LAYERS_SHOWN = 8

@@ -98,6 +98,11 @@ def test_the_command_prints_within_100_columns(capsys):
     assert any(line.startswith("wall power") and "(any supply)" in line for line in lines)
 
 
+def test_an_offline_prediction_has_one_latency_that_of_its_query(capsys):
+    assert command(["predict", "resnet50"]) == 0
+    assert "query latency       600 s: Offline is one query" in capsys.readouterr().out
+
+
 def test_the_command_as_json(capsys):
     assert command(["predict", "resnet50", "--explain", "--json", "--stack", "mlperf-v3.0"]) == 0
     said = json.loads(capsys.readouterr().out)
