@@ -77,14 +77,19 @@ class Varied:
     @property
     def note(self) -> str:
         """Say it in one line."""
-        whole = f"over {self.data_set} (mean {self.mean_length:.0f} {self.unit}): {self.samples_per_s:,.3g}/s"
+        whole = f"over {self.data_set} (mean {self.mean_length:.0f} {self.unit}): {_plain(self.samples_per_s, 3)}/s"
         if self.latency_ms is None:
             return whole
-        return f"{whole}; ms: " + ", ".join(f"{name} {value:,.4g}" for name, value in self.latency_ms.items())
+        return f"{whole}; ms: " + ", ".join(f"{name} {_plain(value, 4)}" for name, value in self.latency_ms.items())
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {**vars(self), "latency_ms": dict(self.latency_ms) if self.latency_ms else None}
+
+
+def _plain(value: float, digits: int) -> str:
+    """Return a number with so many significant digits at least, never as a power of ten."""
+    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def predict(
         options = replace(options, server_qps=SERVER_LOAD * whole.samples_per_s)
     shapes = plan_shapes(plan, soc, workloads or known_workloads(plan, options.parameters or load_parameters()))
     crew = _crew(plan, soc, shapes, clocks_of(plan, soc), options)
-    if options.dvfs is not None and GPU in shapes:
+    if options.dvfs is not None:
         crew = _governed(crew, soc, scenario, options)
     return _prediction(crew, scenario, _observe(crew, scenario, options), options)
 

@@ -6,6 +6,7 @@ import pytest
 from orin.parts import LENGTHS, RNNT, RNNT_STEPS
 from orin.plan import Plan
 from orin.predict import BERT, BERT_TOKENS, UNET, predict_plan
+from orin.virtual.predict import Varied
 from orin.virtual.varied import KITS19, LIBRISPEECH, SQUAD
 
 BOARD = "agx-orin-64gb"
@@ -92,3 +93,8 @@ def test_json_holds_the_data_set():
     assert found["data_set"] == "KiTS19" and found["mean_length"] == pytest.approx(64.2, rel=0.002)
     assert list(found["latency_ms"]) == ["mean", "p50", "p90", "p99"]
     assert found["latency_ms"]["mean"] == pytest.approx(2654.7, rel=0.01)  # MLPerf v3.0, MaxQ: ms
+
+
+def test_a_note_has_no_powers_of_ten():
+    slow = Varied("KiTS19", "windows", 64.4, 1234.5, {"mean": 14690.6, "p50": 0.98765})
+    assert slow.note == "over KiTS19 (mean 64 windows): 1,234/s; ms: mean 14,691, p50 0.9877"

@@ -215,6 +215,11 @@ def test_a_governor_leaves_a_busy_gpu_at_its_cap():
     assert predict(plan, SOC, options=Options(dvfs=0.7)).clocks == predict(plan, SOC).clocks
 
 
+def test_a_governor_lowers_the_clock_of_a_gpu_that_runs_nothing():
+    found = predict(replace(MLPERF, gpu_batch=0), SOC, options=Options(dvfs=0.7))
+    assert found.clocks.gpu_mhz == SOC.gpu_steps_mhz(SOC.max_clocks.gpu_mhz)[0]
+
+
 @pytest.mark.parametrize("dvfs", [0.0, -1.0, 1.5, float("nan")])
 def test_a_share_that_no_governor_aims_at_is_refused(dvfs):
     with pytest.raises(OrinError, match="dvfs is"):
