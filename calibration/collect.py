@@ -173,5 +173,5 @@ def _line(error: Exception) -> str:
 def _finite(amax: Mapping[str, float]) -> Mapping[str, float]:
     for name, value in amax.items():
         if not math.isfinite(value):
-            raise CalibrationError(f"tensor {name!r} reaches {value} on the calibration data; check the weights")
+            raise CalibrationError(f"tensor {name!r} reaches {value} on the calibration data; check data and weights")
     return amax

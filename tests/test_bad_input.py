@@ -143,3 +143,12 @@ def test_a_stop_while_a_command_is_loaded_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("importlib.import_module", stopped)
     assert main(["networks"]) == 130
     assert capsys.readouterr().err.startswith("orin: stopped")
+
+
+def test_too_little_memory_is_one_line(monkeypatch, capsys):
+    def full(_):
+        raise MemoryError("Unable to allocate 186. GiB")
+
+    monkeypatch.setattr("orin.cli.facts.network_facts", full)
+    assert main(["networks"]) == 2
+    assert "memory is too small: Unable to allocate 186. GiB" in capsys.readouterr().err

@@ -15,6 +15,8 @@ def one_line(error: Exception) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError):
         return f"{error.filename or 'file system'}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return f"this machine's memory is too small: {str(error) or 'none is left'}; ask for less at a time"
     if isinstance(error, ModuleNotFoundError):
         return f"Python module {error.name!r} is missing: install orin-toolkit again, or the extra that holds it"
     return None
