@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from orin.plan import Plan
 from orin.record import Recorder, RunRecord, load_record
 from orin.scenario import ScenarioSettings, settings_from_probe
 from orin.soc import GPU
+from orin.virtual.model import clocks_of
 from orin.virtual.predict import Options, Workloads, predict
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
     An accuracy run computes every answer and measures neither speed nor power.
     """
     options.runs.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before anything is built
+    if board.provenance == "simulated":
+        clocks_of(plan, board.soc)  # nor a mode that it lacks; a Jetson may have modes of its own
     built = build_engines(plan, desk, board.name)
     plan, memory_s = with_memory(plan, board, built.engines)
     prepared = prepare_samples(desk, built, plan, every=options.accuracy)
@@ -133,11 +136,9 @@ def _headline(plan: Plan, board: Board, options: Bench) -> str:
 
 def prediction_of(pipeline: Pipeline, settings: ScenarioSettings) -> dict[str, Any]:
     """Return what the virtual Orin expects of this run at the clocks in force and, in Server, at the rate offered."""
-    plan = pipeline.plan
-    held = plan if plan.mode else replace(plan, clocks_mhz=pipeline.clocks.as_mhz())
     offered = settings.expected if settings.scenario == "server" else None
-    asked = Options(seconds=settings.seconds, server_qps=offered)
-    return predict(held, pipeline.board.soc, settings.scenario, _workloads(pipeline), asked).as_json()
+    asked = Options(seconds=settings.seconds, server_qps=offered, clocks=pipeline.clocks)
+    return predict(pipeline.plan, pipeline.board.soc, settings.scenario, _workloads(pipeline), asked).as_json()
 
 
 def _workloads(pipeline: Pipeline) -> Workloads:

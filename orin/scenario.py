@@ -59,9 +59,14 @@ class _Spans:
         taken_ns = {a: min(busy, self.end_ns[a] - self.begin_ns[a]) for a, busy in self.busy_ns.items()}
         return sum(n * 1e9 / max(1, taken_ns[a]) for a, n in self.samples.items())
 
+    def answered_per_s(self) -> float:
+        """What came out, time in which this host was too slow included: more cannot be offered for long."""
+        span_ns = max(self.end_ns.values(), default=0) - min(self.begin_ns.values(), default=0)
+        return sum(self.samples.values()) * 1e9 / max(1, span_ns)
 
-def probe_samples_per_s(pipeline: Pipeline, loaded: int, seconds: float = PROBE_S) -> float:
-    """Keep every accelerator busy for a while, as warm-up, and return the samples per second seen."""
+
+def _probe(pipeline: Pipeline, loaded: int, seconds: float = PROBE_S) -> _Spans:
+    """Keep every accelerator busy for a while, as warm-up, and return what was seen."""
     spans = _Spans()
     pipeline.start(spans, ordered=False)
     end = time.monotonic() + seconds
@@ -71,7 +76,7 @@ def probe_samples_per_s(pipeline: Pipeline, loaded: int, seconds: float = PROBE_
             pipeline.put([Chunk(numbers, numbers)])
         time.sleep(0.002)
     pipeline.stop()
-    return spans.samples_per_s()
+    return spans
 
 
 def probe_query_s(pipeline: Pipeline, samples_per_query: int, seconds: float = PROBE_S / 4) -> float:
@@ -90,13 +95,13 @@ def settings_from_probe(
     """Probe the pipeline and set what LoadGen has to be told.
 
     Offline issues 1.1 x seconds x expected samples at once; the streams prepare 2 x seconds / expected queries, so
-    less than the least latency seen leaves room for faster ones. Server is offered 80 % of the Offline rate unless a
-    rate is given.
+    less than the least latency seen leaves room for faster ones. Server is offered 80 % of the rate that came out, or
+    the one that is given.
     """
     if scenario in ("singlestream", "multistream"):
         samples = ScenarioSettings(scenario, seconds, 0.0).samples_per_query
         return ScenarioSettings(scenario, seconds, 0.9 * probe_query_s(pipeline, samples))
-    rate = probe_samples_per_s(pipeline, loaded)
+    seen = _probe(pipeline, loaded)
     if scenario == "server":
-        return ScenarioSettings(scenario, seconds, server_qps or 0.8 * rate)
-    return ScenarioSettings(scenario, seconds, rate)
+        return ScenarioSettings(scenario, seconds, server_qps or 0.8 * seen.answered_per_s())
+    return ScenarioSettings(scenario, seconds, seen.samples_per_s())

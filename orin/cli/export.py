@@ -152,5 +152,6 @@ def _mlperf(options: argparse.Namespace) -> int:
         print_json({"output": str(options.output), "files": list(map(str, files)), "faults": found})
     else:
         rows = [(fault.name, str(fault.path.relative_to(options.output)), fault.text) for fault in faults]
-        print_table(f"{options.output}: {len(faults)} faults (not a review by MLCommons)", rows)
+        count = f"{len(faults)} fault{'s' * (len(faults) != 1)}"
+        print_table(f"{options.output}: {count} (not a review by MLCommons)", rows)
     return 1 if faults else 0

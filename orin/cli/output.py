@@ -105,4 +105,4 @@ def quantity(value: dict[str, float] | None, unit: str, digits: int = 2) -> str:
     """Format `{value, u95}`; an em dash for what was not measured."""
     if value is None:
         return "–"
-    return f"{value['value']:.{digits}f} ± {value['u95']:.{digits}f} {unit}"
+    return f"{value['value']:,.{digits}f} ± {value['u95']:,.{digits}f} {unit}"

@@ -46,7 +46,7 @@ def handle(options: argparse.Namespace) -> int:
     done = rewrite_all(model, options.only.split(",") if options.only else None)
     if not options.dry_run:
         _save(done.model, options.output)
-        talk.say(f"{options.model} rewritten -> {options.output}")
+        talk.say(f"{options.model} {'rewritten' if done.changes else 'as it was'} -> {options.output}")
     advice = [asdict(entry) for entry in explain(read_graph(done.model))]
     if options.json:
         print_json({**_summary(options, model, done), "advice": advice})

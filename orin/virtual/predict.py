@@ -47,7 +47,7 @@ class Options:
     `processes` "separate" runs each engine in a process of its own; `full` runs every event; `seed` is that of Server's
     arrivals and, with `noise`, of the service times. `parameters` are a board's own (None: those of published rows).
     Clocks are locked, or with `dvfs`, the busy share that the GPU's governor aims at, caps: then the GPU's is the
-    lowest step that leaves it no busier.
+    lowest step that leaves it no busier. `clocks` are those in force on a board (None: what the plan asks for).
     """
 
     seconds: float = 600.0
@@ -59,6 +59,7 @@ class Options:
     noise: bool = False
     parameters: Parameters | None = None
     dvfs: float | None = None
+    clocks: Clocks | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def predict(
         whole = predict(plan, soc, "offline", workloads, replace(options, samples=None, full=False, dvfs=None))
         options = replace(options, server_qps=SERVER_LOAD * whole.samples_per_s)
     shapes = plan_shapes(plan, soc, workloads or known_workloads(plan, options.parameters or load_parameters()))
-    crew = _crew(plan, soc, shapes, clocks_of(plan, soc), options)
+    crew = _crew(plan, soc, shapes, options.clocks or clocks_of(plan, soc), options)
     if options.dvfs is not None:
         crew = _governed(crew, soc, scenario, options)
     return _prediction(crew, scenario, _observe(crew, scenario, options), options)
@@ -236,13 +237,14 @@ def service_noise(options: Options, parameters: Parameters) -> Callable[[], floa
 
 
 def ceiling(plan: Plan, model: CostModel, shapes: Mapping[str, EngineShape]) -> Roofline:
-    """Return a plan's roofline, with the least DRAM traffic a sample has on any of its accelerators."""
+    """Return the roofline of a plan's accelerators at work, with the least DRAM traffic a sample has on any of them."""
     traffic = []
     for name, shape in shapes.items():
         batch = plan.gpu_batch if name == GPU else plan.dla_batch
         traffic.append(model.cost(shape, batch).dram_bytes / batch)
     macs = min(shape.workload.macs for shape in shapes.values()) // (2 if plan.sparsity else 1)  # zeros are skipped
-    return roofline(plan, model.soc, model.clocks, macs, min(traffic))
+    at_work = replace(plan, gpu_batch=plan.gpu_batch * (GPU in shapes), dla_cores=len(shapes.keys() - {GPU}))
+    return roofline(at_work, model.soc, model.clocks, macs, min(traffic))
 
 
 def _check(scenario: str, options: Options) -> None:
@@ -274,7 +276,7 @@ def _notes(crew: Crew, used: list[EngineShape], speed_u95: float, options: Optio
         *crew.model.notes(used),
         f"u95: speed {speed_u95:.0%}, module power {POWER_U95:.0%} (documented model error)",
     ]
-    if crew.plan.mode is None and crew.plan.clocks_mhz is None:
+    if crew.plan.mode is None and crew.plan.clocks_mhz is None and options.clocks is None:
         notes.append(f"plan holds no power mode: {crew.model.soc.fullest_mode}")
     if options.dvfs is not None:
         settled = f"where the GPU is at most {options.dvfs:.0%} busy, or its cap; no published row shows it"
@@ -290,7 +292,7 @@ def _prediction(crew: Crew, scenario: str, observed: Observed, options: Options)
     total = sum(observed.samples.values())
     rails_w = {name: joules / seconds for name, joules in observed.totals.rail_j.items()}
     module_w = sum(rails_w[rail.name] for rail in model.soc.board.total_rails())
-    used = [crew.shapes[name] for name, count in observed.samples.items() if count]
+    used = {name: crew.shapes[name] for name, count in observed.samples.items() if count}
     speed_sd = _speed_sd(crew, observed)
     speed_u95 = NormalDist().inv_cdf(0.975) * speed_sd
     per_joule = total / seconds / module_w
@@ -311,8 +313,8 @@ def _prediction(crew: Crew, scenario: str, observed: Observed, options: Options)
         share={name: observed.samples.get(name, 0.0) / total for name in everyone},
         utilisation={name: observed.totals.busy_ns[name] / observed.duration_ns for name in everyone},
         dram_gb_per_s=observed.totals.dram_bytes / observed.duration_ns,
-        ceiling=ceiling(plan, model, crew.shapes),
-        notes=_notes(crew, used, speed_u95, options),
+        ceiling=ceiling(plan, model, used),
+        notes=_notes(crew, list(used.values()), speed_u95, options),
     )
 
 

@@ -234,3 +234,18 @@ def test_a_file_is_predicted_as_the_network_in_it_is(open_axes, tmp_path):
     onnx.save(network, tmp_path / "mine.onnx")
     assert workloads(Plan(network=str(tmp_path / "mine.onnx"))) == workloads(Plan(network="resnet50"))
     assert predict_plan(Plan(network=str(tmp_path / "mine.onnx")), SOC.name).samples_per_s > 0
+
+
+def test_the_ceiling_of_a_stream_is_that_of_the_accelerator_that_answers_it():
+    alone = replace(MLPERF, gpu_batch=8, dla_cores=0)
+    both = replace(MLPERF, gpu_batch=8)
+    for scenario in ("singlestream", "multistream"):
+        assert predict(both, SOC, scenario).ceiling == predict(alone, SOC, scenario).ceiling
+    assert predict(both, SOC).ceiling.compute_samples_per_s > predict(alone, SOC).ceiling.compute_samples_per_s
+
+
+def test_clocks_in_force_win_over_those_that_a_plan_asks_for():
+    held = SOC.clocks("30W")
+    found = predict(replace(MLPERF, mode="a mode of the board's own"), SOC, options=Options(clocks=held))
+    assert found.clocks == held
+    assert found.samples_per_s == predict(replace(MLPERF, mode="30W"), SOC).samples_per_s
