@@ -1,4 +1,4 @@
-"""The volume kernels on the GPU at hand: bandwidth beside that of a plain copy, and the merge beside CuPy's, if there.
+"""The volume kernels on the GPU at hand: bandwidth beside a plain copy's, the whole merge beside PyTorch's and CuPy's.
 
 Bytes are those that have to move at least: what is cut is read and written once; a merge reads the logits, reads sums
 that an earlier launch left, and writes sums or labels. Needs pycuda and nvcc; without a GPU it says so and ends.
@@ -7,6 +7,8 @@ that an earlier launch left, and writes sums or labels. Needs pycuda and nvcc; w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from common import arguments, emit, median
 
 from engines.errors import EngineError
 from engines.volumes.gpu import GpuVolume
-from engines.volumes.kernels import CDHW32, Kernels, Launch
+from engines.volumes.kernels import CDHW32, Buffers, Kernels, Launch
 from engines.volumes.plan import plan_windows
 
 SHAPE = (320, 448, 448)  # the largest case of KiTS19
@@ -65,64 +67,96 @@ def merge_bytes(kernels: Kernels) -> int:
     return moved
 
 
-def cut_bytes(kernels: Kernels, cdhw32: bool) -> int:
+def cut_bytes(kernels: Kernels) -> int:
     """Bytes that cutting a whole volume moves."""
     windows = len(kernels.plan) * math.prod(kernels.plan.window)
-    return windows * (1 + (CDHW32 if cdhw32 else 1))
+    return windows * (1 + (CDHW32 if kernels.cdhw32 else 1))
 
 
 def kernel_rates(cuda: Any, shape: tuple[int, int, int], batch: int) -> dict[str, float]:
     """Bytes a second of each kernel over a whole volume."""
-    rates = {}
-    for name, cdhw32 in (("cut", False), ("cut32", True), ("merge", False)):
-        kernels = Kernels(plan_windows(shape), batch)
-        gpu = GpuVolume(kernels, cdhw32)
-        launches = [_launch(name, kernels, gpu, windows) for windows in kernels.batches()]
-        moved = merge_bytes(kernels) if name == "merge" else cut_bytes(kernels, cdhw32)
-        rates[name] = moved / launched_s(cuda, gpu, launches)
-    return rates
+    linear = Kernels(plan_windows(shape), batch)
+    deep = replace(linear, cdhw32=True)
+    moved = {
+        "cut": (linear, linear.cut, cut_bytes(linear)),
+        "cut32": (deep, deep.cut, cut_bytes(deep)),
+        "merge": (linear, linear.merge, merge_bytes(linear)),
+    }
+    return {name: nbytes / launched_s(cuda, kernels, launch) for name, (kernels, launch, nbytes) in moved.items()}
 
 
-def launched_s(cuda: Any, gpu: GpuVolume, launches: list[Launch]) -> float:
-    """Time of these launches in a row."""
-    return median(seconds(cuda, lambda: [gpu.launch(launch) for launch in launches]))
+def launched_s(cuda: Any, kernels: Kernels, launch: Callable[[Buffers, range], Launch]) -> float:
+    """Time of one kind of launch over a whole volume."""
+    gpu = GpuVolume(kernels)
+    launches = [launch(gpu.buffers, windows) for windows in kernels.batches()]
 
+    def work() -> None:
+        for each in launches:
+            gpu.launch(each)
 
-def _launch(name: str, kernels: Kernels, gpu: GpuVolume, windows: range) -> Launch:
-    if name == "merge":
-        return kernels.merge(gpu.buffers, windows)
-    return kernels.cut(gpu.buffers, windows, cdhw32=name == "cut32")
+    return median(seconds(cuda, work))
 
 
 def merge_s(cuda: Any, shape: tuple[int, int, int]) -> float:
     """Time of merging a whole volume, windows one by one."""
     kernels = Kernels(plan_windows(shape))
-    gpu = GpuVolume(kernels)
-    launches = [kernels.merge(gpu.buffers, windows) for windows in kernels.batches()]
-    return launched_s(cuda, gpu, launches)
+    return launched_s(cuda, kernels, kernels.merge)
 
 
-def cupy_merge_s(cuda: Any, shape: tuple[int, int, int]) -> float | None:
-    """The same written with CuPy, window after window, in half precision: None where CuPy is not installed."""
-    try:
-        import cupy
-    except ImportError:
-        return None
+def cupy_merge(shape: tuple[int, int, int]) -> Callable[[], object]:
+    """The same written with CuPy, window after window, in half precision."""
+    import cupy
+
     plan = plan_windows(shape)
-    logits = cupy.zeros((3, *plan.window), cupy.float16)
-    weights = cupy.ones(plan.window, cupy.float16)
+    logits, weights = cupy.zeros((3, *plan.window), cupy.float16), cupy.ones(plan.window, cupy.float16)
 
-    def merge() -> None:
+    def merge() -> object:
         sums = cupy.zeros((3, *shape), cupy.float16)
         for start in plan:
-            sums[(slice(None), *plan.inside(start))] += logits * weights
-        sums.argmax(axis=0).astype(cupy.int8)
+            z, y, x = plan.inside(start)
+            sums[:, z, y, x] += logits * weights
+        return sums.argmax(axis=0).astype(cupy.int8)
 
-    return median(seconds(cuda, merge))
+    return merge
+
+
+def torch_merge(shape: tuple[int, int, int]) -> Callable[[], object]:
+    """The same written with PyTorch, which fuses weight and sum; on the stream whose events are measured."""
+    import torch
+
+    plan = plan_windows(shape)
+    logits = torch.zeros((3, *plan.window), dtype=torch.float16, device="cuda")
+    weights = torch.ones(plan.window, dtype=torch.float16, device="cuda")
+
+    def merge() -> object:
+        sums = torch.zeros((3, *shape), dtype=torch.float16, device="cuda")
+        for start in plan:
+            z, y, x = plan.inside(start)
+            sums[:, z, y, x].addcmul_(logits, weights)
+        return sums.argmax(0).to(torch.int8)
+
+    return merge
+
+
+OTHERS = {"torch": torch_merge, "cupy": cupy_merge}
+
+
+def others_s(cuda: Any, shape: tuple[int, int, int]) -> dict[str, float | None]:
+    """Time of the same merge in each library; None where it is not installed, or not for this GPU."""
+    found: dict[str, float | None] = {}
+    for name, made in OTHERS.items():
+        try:
+            merge = made(shape)
+            merge()
+        except (ImportError, RuntimeError, AssertionError):  # what PyTorch for CPUs alone raises
+            found[name] = None
+            continue
+        found[name] = median(seconds(cuda, merge))
+    return found
 
 
 def measured(quick: bool) -> tuple[dict[str, object], list[tuple[str, str, str]]]:
-    """Run everything in one context; the first GPU's primary one, which CuPy uses too."""
+    """Run everything in one context; the first GPU's primary one, which PyTorch and CuPy use too."""
     import pycuda.driver as cuda
 
     cuda.init()
@@ -138,14 +172,16 @@ def measured(quick: bool) -> tuple[dict[str, object], list[tuple[str, str, str]]
             for name, rate in each.items():
                 seen = f"{rate / 1e9:.0f} GB/s, {rate / copied:.0%}"
                 rows.append((f"{name}, {batch} windows a launch", seen, f"{WANTED_SHARE:.0%} of the copy or more"))
-        ours_s, theirs_s = merge_s(cuda, shape), cupy_merge_s(cuda, shape)
+        ours_s, theirs_s = merge_s(cuda, shape), others_s(cuda, shape)
         rows.append((f"merge of {'x'.join(map(str, shape))}", f"{ours_s * 1e3:.2f} ms", ""))
-        rows.append(("the same in CuPy", f"{theirs_s * 1e3:.2f} ms" if theirs_s else "not installed", ""))
+        for name, each_s in theirs_s.items():
+            seen = f"{each_s * 1e3:.2f} ms, {each_s / ours_s:.1f} x" if each_s else "not installed"
+            rows.append((f"the same in {name}", seen, "more than 1 x"))
     finally:
         context.pop()
         context.detach()
     found = {"device": device.name(), "shape": shape, "copy_bytes_per_s": copied, "bytes_per_s": rates}
-    return {"volumes_gpu": {**found, "merge_s": ours_s, "cupy_merge_s": theirs_s}}, rows
+    return {"volumes_gpu": {**found, "merge_s": ours_s, "others_merge_s": theirs_s}}, rows
 
 
 def main() -> None:

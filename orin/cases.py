@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.spec import INT8_MAX
+from engines.volumes.dice import TUMOUR
 from orin.errors import OrinError
+from orin.subject import is_file
 
 if TYPE_CHECKING:
     from engines.volumes.nifti import Scan
@@ -57,7 +59,7 @@ def find_sources(words: Sequence[str], labels: Sequence[Path] = ()) -> list[Sour
     """
     if labels and len(labels) != len(words):
         raise OrinError(f"{len(words)} volumes and {len(labels)} labels; name one file of labels a volume, in order")
-    sources = [_source(word, truth) for word, truth in zip_longest(words, labels)]
+    sources = [find_source(word, truth) for word, truth in zip_longest(words, labels)]
     names = [source.name for source in sources]
     double = next((name for name in names if names.count(name) > 1), None)
     if double:
@@ -65,20 +67,23 @@ def find_sources(words: Sequence[str], labels: Sequence[Path] = ()) -> list[Sour
     return sources
 
 
-def _source(word: str, labels: Path | None) -> Source:
+def find_source(word: str, labels: Path | None = None) -> Source:
+    """Say what one VOLUME is; OrinError where it is none."""
     if word.startswith(PHANTOM):
         return _phantom(word, labels)
     path = Path(word)
     if path.is_dir() and (path / SCAN).is_file():
         own = path / TRUTH
         return Source(path.name, path / SCAN, labels or (own if own.is_file() else None))
+    if path.is_dir():
+        raise OrinError(f"folder {path} has no {SCAN}; expected {EXPECTED}")
     for missing in filter(None, (path, labels)):
         if not missing.is_file():
             raise OrinError(f"{missing} is no file; expected {EXPECTED}")
     if not word.endswith((".nii", ".nii.gz", ".npy")):
-        raise OrinError(
-            f"{path} is no volume by its name; expected .nii, .nii.gz, .npy, a KiTS19 folder, or phantom:SEED"
-        )
+        raise OrinError(f"{path} is no volume by its name; expected {EXPECTED}")
+    if labels and (labels.suffix == ".npy") != (path.suffix == ".npy"):
+        raise OrinError(f"{labels} are labels for {path}, expected both as NIfTI or both as .npy")
     return Source(path.name.split(".")[0], path, labels)
 
 
@@ -92,6 +97,14 @@ def _phantom(word: str, labels: Path | None) -> Source:
         )
     depth, height, width = map(int, sides)
     return Source(f"phantom-{seed}", seed=int(seed), shape=(depth, height, width))
+
+
+def grid_of(network: str) -> Grid | None:
+    """Return the voxels that a network of the zoo takes, or KiTS19's for a file; None where it takes no volumes."""
+    from engines import zoo
+    from engines.volumes.preprocess import GRIDS, KITS19
+
+    return KITS19 if is_file(network) else GRIDS.get(zoo.network(network).preprocess)
 
 
 def read_case(source: Source, grid: Grid, amax: float) -> Case:
@@ -114,6 +127,8 @@ def _scan(source: Source, path: Path, grid: Grid) -> Case:
     from engines.volumes.preprocess import prepare, prepare_labels
 
     scan, truth = read_scan(path), None
+    if min(scan.volume.shape) < LEAST_AXIS:
+        raise OrinError(f"{path} has {list(scan.volume.shape)} voxels, expected {LEAST_AXIS} or more along each axis")
     if source.labels:
         labels = read_labels(source.labels)
         check_same_grid(labels, scan, source.labels)
@@ -132,6 +147,9 @@ def _array(source: Source, path: Path, amax: float) -> Case:
     truth = _mapped(source.labels) if source.labels else None
     if truth is not None and truth.shape != volume.shape:
         raise OrinError(f"{source.labels} holds {list(truth.shape)}, its volume {list(volume.shape)}; name a pair")
+    if truth is not None and (truth.min() < 0 or truth.max() > TUMOUR):
+        seen = f"{truth.min():g} to {truth.max():g}"
+        raise OrinError(f"{source.labels} holds values from {seen}, expected 0, 1 (kidney) and 2 (tumour)")
     return Case(source, volume, scale, truth)
 
 

@@ -20,7 +20,7 @@ from orin.errors import OrinError
 from orin.mlperf import MULTISTREAM_SAMPLES, SCENARIOS
 from orin.pipeline import Outputs, Pipeline
 from orin.scenario import ScenarioSettings
-from orin.tails import Responses, responses_of
+from orin.tails import Responses
 from orin.work import Chunk, WorkItem, rounds
 
 # Seeds of MLPerf Inference v6.1 (qsl, sample index, schedule), as the wheel's own mlperf.conf holds them.
@@ -105,8 +105,7 @@ class LoadgenClient:
         self._index: dict[int, int] = {}
         self._respond: Responses | None = None
         if pipeline.board.computes_outputs:  # the step after the engines is part of what is timed
-            names = [binding.name for binding in pipeline.lanes[0].engine.manifest.outputs]
-            self._respond = responses_of(pipeline.plan, names)
+            self._respond = pipeline.responses()
         self.failure: Exception | None = None
         self._lock = threading.Lock()
 

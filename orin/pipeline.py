@@ -25,7 +25,7 @@ from orin.errors import OrinError
 from orin.plan import Plan
 from orin.samples import SampleSet, Staging
 from orin.soc import GPU
-from orin.tails import tail_name
+from orin.tails import Responses, responses_of, tail_name
 from orin.work import Chunk, Enqueue, Taker, WorkItem, WorkQueue
 
 Outputs = list[NDArray[Any]] | None
@@ -159,9 +159,9 @@ class Pipeline:
         with ExitStack() as held:  # an engine that does not load leaves the board as it was
             self.clocks = held.enter_context(board.hold(plan))
             distinct = {engine.manifest.engine_sha256: engine for engine in chosen.values()}
-            self.samples = SampleSet(board, list(distinct.values()), capacity)
+            self.samples = self._sample_set(list(distinct.values()), capacity)
             for name, engine in chosen.items():
-                lane = Lane(name, engine, plan, board, engines.get(tail_name(kinds[name])))
+                lane = self._lane(name, engine, engines.get(tail_name(kinds[name])))
                 held.callback(lane.loaded.close)
                 self.lanes.append(lane)
             self._held = held.pop_all()
@@ -170,6 +170,19 @@ class Pipeline:
         self._queue: WorkQueue | None = None
         self._submitter: Submitter | None = None
         self._on_failure: Callable[[OrinError], None] | None = None
+
+    def _sample_set(self, engines: Sequence[Engine], capacity: int) -> SampleSet:
+        """Return the shared memory of its samples; volumes have their own."""
+        return SampleSet(self.board, engines, capacity)
+
+    def _lane(self, accelerator: str, engine: Engine, tail: Engine | None) -> Lane:
+        """Return an accelerator's side; volumes have their own."""
+        return Lane(accelerator, engine, self.plan, self.board, tail)
+
+    def responses(self) -> Responses:
+        """Return what makes MLPerf's responses of what an accelerator puts out."""
+        names = [binding.name for binding in self.lanes[0].engine.manifest.outputs]
+        return responses_of(self.plan, names)
 
     # -- one client at a time -------------------------------------------------------------------------------------
 

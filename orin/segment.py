@@ -11,23 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.volumes.dice import Dice, dice
+from engines.volumes.dice import CLASSES, KIDNEY, TUMOUR, Dice, dice
 from engines.volumes.plan import OVERLAP, Triple
-from engines.volumes.preprocess import AMAX, GRIDS, KITS19, Grid
+from engines.volumes.preprocess import AMAX, GRIDS, Grid
 from engines.volumes.run import Sliding, segment
 from engines.volumes.split import Split
-from orin.cases import Case, Source, read_case, write_case_labels
+from orin.cases import Case, Source, grid_of, read_case, write_case_labels
 from orin.errors import OrinError
-from orin.subject import Found, find_network, is_file
+from orin.subject import Found, find_network
 
 if TYPE_CHECKING:
     import onnx
 
-    from engines.engine import Workload
+    from engines.engine import Engine, Workload
     from orin.jetson.board import JetsonBoard
-
-CLASSES = 3  # background, kidney, tumour
-KIDNEY, TUMOUR = 1, 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,15 @@ Label = Callable[[Split, Callable[[int, int], None]], tuple[NDArray[Any], float]
 
 
 @dataclass(frozen=True)
+class Labeller:
+    """What labels volumes; on a Jetson an engine, whose memory there `close` gives back."""
+
+    label: Label
+    engine: Engine | None = None
+    close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
 class WindowNetwork:
     """A network over windows: the grid that it was trained on, how it slides, and what labels a volume."""
 
@@ -57,23 +63,32 @@ class WindowNetwork:
     amax: float
     sliding: Sliding
     workload: Workload
-    label: Label
+    labeller: Labeller
+
+    def split(self, case: Case) -> Split:
+        """Return a case's volume as it is cut into windows."""
+        return Split(case.volume, self.sliding.plan(case.volume.shape), case.scale)
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """One case: shape on the network's grid, windows, voxels of each label, seconds, DICE where the truth is known.
+    """One case: its shape on the network's grid, windows, voxels of each label, seconds, DICE where the truth is known.
 
     `seconds` are those of the machine that labels it: a virtual board's are in `orin.volume_cost`.
     """
 
-    name: str
+    source: Source
     shape: Triple
     windows: int
     voxels: Mapping[str, int]
     seconds: float
     path: Path
     dice: Dice | None
+
+    @property
+    def name(self) -> str:
+        """What the case is called."""
+        return self.source.name
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -99,7 +114,7 @@ def open_network(network: str, asked: Asked, board: JetsonBoard | None = None) -
     from engines.onnx_model import with_batch
 
     found = find_network(network)
-    grid = KITS19 if is_file(network) else GRIDS.get(zoo.network(network).preprocess)
+    grid = grid_of(network)
     if grid is None:
         known = [name for name, entry in zoo.NETWORKS.items() if entry.preprocess in GRIDS]
         raise OrinError(f"network {network} takes no volumes; expected {', '.join(known)} or an ONNX file that does")
@@ -115,7 +130,7 @@ def open_network(network: str, asked: Asked, board: JetsonBoard | None = None) -
         amax=ranges[graph.inputs[0]],
         sliding=sliding,
         workload=graph.workload,
-        label=_on_gpu(found, ranges, asked, board) if board else _on_cpu(found, ranges, asked, sliding),
+        labeller=_on_gpu(found, ranges, asked, board) if board else _on_cpu(found, ranges, asked, sliding),
     )
 
 
@@ -149,7 +164,7 @@ def open_predict(network: str, asked: Asked) -> Predict:
     return _predict(found, _ranges(found.model, asked.calibration), asked)
 
 
-def _on_cpu(found: Found, ranges: Mapping[str, float], asked: Asked, sliding: Sliding) -> Label:
+def _on_cpu(found: Found, ranges: Mapping[str, float], asked: Asked, sliding: Sliding) -> Labeller:
     """Return what labels a volume on this machine's CPU, through ONNX Runtime."""
     predict = _predict(found, ranges, asked)
 
@@ -158,10 +173,10 @@ def _on_cpu(found: Found, ranges: Mapping[str, float], asked: Asked, sliding: Sl
         labels = segment(split, predict, sliding, progress)
         return labels, time.monotonic() - began_s
 
-    return label
+    return Labeller(label)
 
 
-def _on_gpu(found: Found, ranges: Mapping[str, float], asked: Asked, board: JetsonBoard) -> Label:
+def _on_gpu(found: Found, ranges: Mapping[str, float], asked: Asked, board: JetsonBoard) -> Labeller:
     """Build the network with TensorRT, its windows in INT8 whatever it computes in, and return what labels a volume."""
     from engines.build import build
     from engines.cache import EngineCache
@@ -180,7 +195,7 @@ def _on_gpu(found: Found, ranges: Mapping[str, float], asked: Asked, board: Jets
         progress(len(split.plan), len(split.plan))
         return made.labels, (made.end_ns - made.begin_ns) * 1e-9
 
-    return label
+    return Labeller(label, engine, loaded.close)
 
 
 def _predict(found: Found, ranges: Mapping[str, float], asked: Asked) -> Predict:
@@ -220,9 +235,9 @@ def segment_source(
 ) -> Segmented:
     """Read, segment, score and write one case; `seen` gets the case and its labels while both are in memory."""
     case = read_case(source, network.grid, network.amax)
-    plan = network.sliding.plan(case.volume.shape)
-    labels, seconds = network.label(
-        Split(case.volume, plan, case.scale), lambda done, total: progress(f"{source.name}, windows", done, total)
+    split = network.split(case)
+    labels, seconds = network.labeller.label(
+        split, lambda done, total: progress(f"{source.name}, windows", done, total)
     )
     path = write_case_labels(case, labels, folder, network.grid)
     if seen:
@@ -230,4 +245,4 @@ def segment_source(
     counts = np.bincount(labels.ravel(), minlength=CLASSES)
     score = None if case.truth is None else dice(labels, case.truth)
     voxels = {"kidney": int(counts[KIDNEY]), "tumour": int(counts[TUMOUR])}
-    return Segmented(source.name, plan.shape, len(plan), voxels, seconds, path, score)
+    return Segmented(source, split.plan.shape, len(split.plan), voxels, seconds, path, score)

@@ -59,7 +59,7 @@ PUBLISHED = {
     "mlperf-v2.0": Published(1734.516937, 4943.341198, 2170.214547, 3109.790955, 828.75),
     "mlperf-v3.0": Published(1528.499642, 4351.627678, 1954.236495, 2654.7, 918.0),
 }
-NETWORK = "unet3d"
+NETWORK, INT8 = "unet3d", "int8"
 NEWEST = "mlperf-v3.0"
 
 
@@ -92,11 +92,12 @@ class VolumeCost:
 def volume_cost(plan: Plan, soc: Soc, workload: Workload, windows: WindowPlan) -> VolumeCost:
     """Return what a volume costs under a plan's stack and clocks; OrinError where the plan's clocks are none.
 
-    Rounds that published no 3D-UNet of their own have the figures of v3.0, trtexec's stacks too.
+    Rounds that published no 3D-UNet of their own have the figures of v3.0, trtexec's stacks too; those are of INT8, so
+    that other precisions have the prior.
     """
     clocks, count = clocks_of(plan, soc), len(windows)
     merge_ms = _merge_ms(soc, clocks, windows)
-    if plan.network != NETWORK:
+    if plan.network != NETWORK or plan.precision != INT8:
         shape = EngineShape(plan.network, GPU, plan.gpu_batch, plan.precision, workload)
         model = CostModel(soc, clocks, plan.stack)
         network_ms = count * model.cost(shape, plan.gpu_batch).solo_ns * 1e-6 / plan.gpu_batch

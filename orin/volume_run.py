@@ -1,14 +1,13 @@
-"""Volumes under LoadGen on the virtual board: cases of unequal size, each one work item of many enqueues.
+"""Volumes under LoadGen: cases of unequal size, each one work item of many enqueues.
 
-The board takes its time for every batch of windows and computes nothing, so that shapes are all that is needed of the
-cases. What `orin.volume_cost` expects of them stands beside what is seen.
+What `orin.volume_cost` expects of the cases stands beside what is seen.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,17 @@ import numpy as np
 from engines.engine import Binding, Engine, Manifest, Workload
 from engines.spec import INT8_MAX, EngineSpec
 from engines.volumes.plan import Triple, WindowPlan
+from engines.volumes.split import Split
 from orin.bench import AFTER_S, environment
 from orin.board import Board
 from orin.errors import OrinError
 from orin.loadgen import LoadgenResult, run_loadgen
-from orin.pipeline import Lane, Pipeline
 from orin.plan import DEFAULT_STACK, Plan
 from orin.record import Recorder, RunRecord, load_record
-from orin.samples import SampleSet
 from orin.scenario import ScenarioSettings
-from orin.soc import GPU
+from orin.soc import GPU, Clocks
 from orin.volume_cost import VolumeCost, volume_cost
-from orin.work import Chunk, Enqueue, WorkItem
+from orin.volume_pipeline import VolumeLibrary, VolumePipeline
 
 if TYPE_CHECKING:
     from power.meter import Meter
@@ -39,31 +37,22 @@ ROOM = 1.5  # LoadGen issues 2 x seconds over the latency it is told, every one:
 
 @dataclass(frozen=True)
 class VolumeRun:
-    """What to run: cases as window plans by name, the network's work a window, scenario, seconds, and where to."""
+    """What to run: the plan, cases as window plans by name, the network's work a window, the range of its input.
 
+    A board that computes also needs the `engine` of the windows, and `read`, which gives a case's voxels.
+    """
+
+    plan: Plan
     cases: Mapping[str, WindowPlan]
-    network: str
     workload: Workload
     amax: float
-    weights: str = ""
+    network_weights: str = ""
+    window_weights: str = "mlperf"
     scenario: str = "singlestream"
     seconds: float = 10.0
     runs: Path = Path("runs")
-    batch: int = 1
-    mode: str | None = None
-    stack: str = DEFAULT_STACK
-
-    @property
-    def plan(self) -> Plan:
-        """The plan: windows in INT8 on the GPU alone, since no DLA takes 3-D convolutions."""
-        return Plan(
-            network=self.network,
-            gpu_batch=self.batch,
-            dla_cores=0,
-            gpu_input_format="LINEAR",
-            mode=self.mode,
-            stack=self.stack,
-        )
+    engine: Engine | None = None
+    read: Callable[[str], Split] | None = None
 
     @property
     def window(self) -> Triple:
@@ -71,102 +60,72 @@ class VolumeRun:
         return next(iter(self.cases.values())).window
 
 
-class VolumeLane(Lane):
-    """The GPU's lane, taking one case at a time: its windows, batch by batch, on one slot."""
-
-    def __init__(self, lane: Lane, windows: Sequence[int]) -> None:
-        self.engine, self.loaded, self.depth = lane.engine, lane.loaded, lane.depth
-        self.taker = replace(lane.taker, batch=1)
-        self.copied_bytes = 0
-        self._batch = lane.taker.batch
-        self._windows = windows
-
-    def item(self, chunks: Sequence[Chunk], slot: int, samples: SampleSet) -> WorkItem:
-        """Bind one case; windows pass through their slot's room one batch after another."""
-        ((chunk,), addresses) = chunks, samples.addresses(self.engine, slot * self._batch)
-        count = self._windows[chunk.positions[0]]
-        sizes = (min(self._batch, count - begin) for begin in range(0, count, self._batch))
-        return WorkItem(GPU, slot, chunk.ids, [Enqueue(self.loaded, addresses, size) for size in sizes])
-
-    def item_at(self, position: int, ids: Sequence[int], samples: SampleSet) -> WorkItem:
-        """Bind the one case of a query."""
-        return self.item([Chunk([position], ids)], 0, samples)
+def volume_plan(network: str, batch: int = 1, mode: str | None = None, stack: str = DEFAULT_STACK) -> Plan:
+    """Return the plan for windows of a network: INT8 on the GPU alone, since no DLA takes 3-D convolutions."""
+    return Plan(network=network, gpu_batch=batch, dla_cores=0, gpu_input_format="LINEAR", mode=mode, stack=stack)
 
 
-class VolumePipeline(Pipeline):
-    """A pipeline whose samples are cases of `windows` windows each."""
-
-    def __init__(self, plan: Plan, board: Board, engine: Engine, windows: Sequence[int]) -> None:
-        super().__init__(plan, board, {GPU: engine}, capacity=plan.gpu_batch * plan.gpu_depth)
-        self.lanes = [VolumeLane(lane, windows) for lane in self.lanes]
-
-
-@dataclass
-class VolumeLibrary:
-    """LoadGen's QSL of cases by number; a board that computes nothing needs none of their voxels."""
-
-    count: int
-    position: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.position = np.arange(self.count)
-
-    def load(self, indices: Sequence[int]) -> None:
-        """Load nothing."""
-
-    def unload(self, indices: Sequence[int]) -> None:
-        """Unload nothing."""
-
-    def place(self, indices: Sequence[int]) -> int:
-        """Return the case of a query."""
-        return indices[0]
-
-
-def expected_costs(run: VolumeRun, board: Board) -> dict[str, VolumeCost]:
-    """Return what each case should take on a board's SoC."""
-    return {name: volume_cost(run.plan, board.soc, run.workload, plan) for name, plan in run.cases.items()}
+def expected_costs(run: VolumeRun, board: Board, clocks: Clocks | None = None) -> dict[str, VolumeCost]:
+    """Return what each case should take on a board's SoC, at its clocks in force where the plan names no mode."""
+    plan = run.plan if run.plan.mode or clocks is None else replace(run.plan, clocks_mhz=clocks.as_mhz())
+    return {name: volume_cost(plan, board.soc, run.workload, case) for name, case in run.cases.items()}
 
 
 def run_volumes(run: VolumeRun, board: Board) -> RunRecord:
     """Run the cases under LoadGen and return the record; OrinError where board or scenario is none for this."""
-    if board.provenance != "simulated" or board.computes_outputs:
-        raise OrinError(
-            f"cases run under LoadGen on a paced virtual board alone, not on {board.name}; --board virtual:NAME"
-        )
     if run.scenario not in SCENARIOS:
         raise OrinError(f"--scenario is {run.scenario!r}, expected one of {', '.join(SCENARIOS)}: MLPerf's for 3D-UNet")
     run.runs.mkdir(parents=True, exist_ok=True)
-    plan, engine = run.plan, described_engine(run)
-    windows = [len(case) for case in run.cases.values()]
+    engine = run.engine or described_engine(run)
     with Recorder(run.runs, _before(run, board, engine)) as recorder:
-        (recorder.folder / "plan.yaml").write_text(plan.dumps(), encoding="utf-8")
-        with VolumePipeline(plan, board, engine, windows) as pipeline:
-            recorder.values["clocks"] = asdict(pipeline.clocks)
+        (recorder.folder / "plan.yaml").write_text(run.plan.dumps(), encoding="utf-8")
+        pipeline = VolumePipeline(run.plan, board, engine, list(run.cases.values()), run.window_weights)
+        with pipeline:
+            _note_board(recorder, run, pipeline)
             with board.meter(recorder.power_line) as meter:
+                library: Any = _library(run, pipeline)
                 settings = _settings(run, pipeline)
                 recorder.values["settings"] = asdict(settings)
-                library: Any = VolumeLibrary(len(windows))
                 result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
                 time.sleep(AFTER_S)
                 values = _after(result, meter)
-            values |= {"sample_bytes": pipeline.samples.sample_bytes, "pace": board.keeps_pace()}
-        recorder.finish({**values, "copied_bytes": 0})
+            sizes = {"sample_bytes": pipeline.samples.sample_bytes, "copied_bytes": pipeline.copied_bytes}
+        recorder.finish({**values, **sizes, "pace": board.keeps_pace()})
     return load_record(recorder.folder)
+
+
+def _note_board(recorder: Recorder, run: VolumeRun, pipeline: VolumePipeline) -> None:
+    """Note the clocks and the mode in force, and what they let expect of each case."""
+    recorder.values["clocks"] = asdict(pipeline.clocks)
+    costs = expected_costs(run, pipeline.board, pipeline.clocks)
+    for case in recorder.values["cases"]:
+        case["expected"] = costs[case["name"]].as_json()
+    in_force = getattr(pipeline.board, "in_force", None)
+    if in_force is not None:
+        recorder.values["power_mode"] = in_force.as_json()
+
+
+def _library(run: VolumeRun, pipeline: VolumePipeline) -> VolumeLibrary:
+    """Return the cases, their voxels in memory where the board computes."""
+    names, read = list(run.cases), run.read
+    library = VolumeLibrary(pipeline, None if read is None else lambda number: read(names[number]))
+    library.load(range(library.count))
+    return library
 
 
 def described_engine(run: VolumeRun) -> Engine:
     """Return the window's engine as a paced board has to know it; nothing is built, since nothing is computed."""
-    spec = EngineSpec(run.network, GPU, run.batch)
+    spec = EngineSpec(run.plan.network, GPU, run.plan.gpu_batch)
     shape = (1, *run.window)
     voxels = int(np.prod(shape))
     window = Binding("input", shape, "int8", "LINEAR", run.amax / INT8_MAX, voxels)
     logits = Binding("output", (3, *run.window), "float16", "LINEAR", None, 6 * voxels)
     digest = spec.digest()
-    manifest = Manifest(spec, "none: paced", run.weights, digest, digest, (window,), (logits,), run.workload)
-    return Engine(Path(run.network), manifest)
+    manifest = Manifest(spec, "none: paced", run.network_weights, digest, digest, (window,), (logits,), run.workload)
+    return Engine(Path(run.plan.network), manifest)
 
 
-def _settings(run: VolumeRun, pipeline: Pipeline) -> ScenarioSettings:
+def _settings(run: VolumeRun, pipeline: VolumePipeline) -> ScenarioSettings:
     """Time the smallest case once, as warm-up, and tell LoadGen what to expect of all."""
     windows = [len(case) for case in run.cases.values()]
     least = int(np.argmin(windows))
@@ -180,30 +139,25 @@ def _settings(run: VolumeRun, pipeline: Pipeline) -> ScenarioSettings:
 
 
 def _before(run: VolumeRun, board: Board, engine: Engine) -> dict[str, Any]:
-    costs = expected_costs(run, board)
     return {
         "provenance": board.provenance,
         "board": board.name,
         "soc": board.soc.name,
-        "stack": run.stack,
+        "stack": run.plan.stack,
         "scenario": run.scenario,
         "mode": "performance",
         "seconds": run.seconds,
         "plan": run.plan.as_json(),
         "network": {
-            "name": run.network,
-            "weights": run.weights,
-            "macs": run.workload.macs,
+            "name": run.plan.network,
+            "weights": run.network_weights,
+            "macs": round(run.workload.macs * float(np.mean([len(case) for case in run.cases.values()]))),
             "engines": {GPU: engine.manifest.engine_sha256},
             "builders": {GPU: engine.manifest.builder},
             "dla_gpu_layers": [],
         },
-        "data": {"samples": len(run.cases), "sources": list(run.cases), "skipped": []},
-        "cases": [
-            {"name": name, "shape": list(plan.shape), "windows": len(plan), "expected": costs[name].as_json()}
-            for name, plan in run.cases.items()
-        ],
-        "outputs": "none",
+        "cases": [{"name": name, "shape": list(case.shape), "windows": len(case)} for name, case in run.cases.items()],
+        "outputs": "computed" if board.computes_outputs else "none",
         "environment": environment(),
     }
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from engines.errors import EngineError
 
-CLASSES = 3
+BACKGROUND, KIDNEY, TUMOUR = LABELS = range(3)
+CLASSES = len(LABELS)
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ def dice(labels: NDArray[Any], truth: NDArray[Any]) -> Dice:
             raise EngineError("labels hold other values than 0, 1 (kidney) and 2 (tumour); map them to these")
         pairs = CLASSES * true.astype(np.intp).ravel() + plane.ravel()
         both += np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
-    kidney, tumour = (_dice(both, label) for label in range(1, CLASSES))
-    return Dice(kidney, tumour)
+    return Dice(_dice(both, KIDNEY), _dice(both, TUMOUR))
 
 
 def mean_dice(scores: Iterable[Dice]) -> Dice:

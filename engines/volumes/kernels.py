@@ -7,6 +7,7 @@ the product of three Gaussians is separable.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,7 +66,8 @@ class Launch:
 class Kernels:
     """The kernels for one volume: `batch` windows a launch at most, the types of logits and of accumulators.
 
-    `pad` is the INT8 value beyond the volume; `weights` is a kind of `engines.volumes.weights`.
+    `pad` is the INT8 value beyond the volume; `weights` is a kind of `engines.volumes.weights`; `cdhw32` is how the
+    network reads its windows.
     """
 
     plan: WindowPlan
@@ -75,6 +77,7 @@ class Kernels:
     sums: str = "float16"
     weights: str = "mlperf"
     pad: int = 0
+    cdhw32: bool = False
 
     def __post_init__(self) -> None:
         for name in (self.logits, self.sums):
@@ -132,12 +135,25 @@ class Kernels:
         axes = [window_weights(self.weights, (1, 1, side)).ravel() for side in reversed(self.plan.window)]
         return np.concatenate(axes)
 
-    def cut(self, buffers: Buffers, windows: range, cdhw32: bool = False) -> Launch:
+    @property
+    def room(self) -> dict[str, int]:
+        """Bytes of each of the `Buffers` but volume and labels."""
+        side = self.batch * math.prod(self.plan.window)
+        return {
+            "windows": side * (CDHW32 if self.cdhw32 else 1),
+            "logits": side * self.classes * np.dtype(self.logits).itemsize,
+            "weights": self.axis_weights().nbytes,
+            "sums": math.prod(self.sums_shape) * np.dtype(self.sums).itemsize,
+        }
+
+    def cut(self, buffers: Buffers, windows: range) -> Launch:
         """Cut these windows out of the volume, in INT8 as the engine reads them: linear or CDHW32."""
         job = np.zeros((), _CUT)
         job["plan"] = self._job_plan(windows)
         job["volume"], job["windows"], job["pad"] = buffers.volume, buffers.windows, self.pad
-        return self._launch("cut32", 2, windows, job) if cdhw32 else self._launch("cut", 1 / self.vector, windows, job)
+        if self.cdhw32:
+            return self._launch("cut32", 2, windows, job)
+        return self._launch("cut", 1 / self.vector, windows, job)
 
     def merge(self, buffers: Buffers, windows: range) -> Launch:
         """Weigh and add what the network says of these windows, and label what no later window reaches.

@@ -8,8 +8,7 @@ is held as unfinished windows overlap, and nothing is cleared, counted or divide
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import EngineError
-from engines.volumes.plan import Box, Triple, WindowPlan, offset
+from engines.volumes.adding import Add, add
+from engines.volumes.plan import PLANES, Box, Share, Triple, WindowPlan, offset
 
-PLANES = 8  # of a cell that a thread takes at a time; what it makes in between stays in its cache
-WORTH_SHARING = 1 << 18  # numbers of a window; threads would cost more than they save on fewer
 FLOAT_BYTES = 4
-Write = Callable[[Box, NDArray[Any]], None]  # a box of the volume and its finished sums [C,d,h,w], not to be kept
+Write = Callable[[Box, NDArray[Any]], None]  # a box of the volume and its finished sums [d,C,h,w], not to be kept
 
 
 @dataclass(slots=True)
 class _Cell:
-    """Sums float32 [C,d,h,w] of a box of the volume, and how many windows have yet to be added."""
+    """Sums float32 [d,C,h,w] of a box of the volume, how many windows hold it, and how many have yet to be added."""
 
     box: Box
     sums: NDArray[Any]
+    windows: int
     left: int
 
 
@@ -47,59 +46,53 @@ class _Part:
 class Merge:
     """Sums of weighed logits; `write` gets each box of the volume once, when it is complete, from any thread."""
 
-    def __init__(self, plan: WindowPlan, weights: NDArray[Any], classes: int, write: Write) -> None:
+    def __init__(self, plan: WindowPlan, weights: NDArray[Any], classes: int, write: Write, add: Add = add) -> None:
         self._plan = plan
         self._weights = weights
         self._classes = classes
-        self._write = write
+        self._write, self._add = write, add
         self._open: dict[tuple[int, ...], _Cell] = {}
         self._free: dict[Triple, list[NDArray[Any]]] = {}
 
-    def add(self, start: Triple, logits: NDArray[Any], pool: Executor) -> None:
+    def add(self, start: Triple, logits: NDArray[Any], share: Share = map) -> None:
         """Add the weighed logits [C,d,h,w] of the window that starts there, each window of the plan once."""
-        cells = [(self._cell(box), box) for box in self._plan.cells(start)]
-        parts = [part for (cell, is_first), _ in cells for part in _parts(cell, is_first)]
-        share = map if logits.size < WORTH_SHARING else pool.map
-        for _ in share(lambda part: self._add(part, start, logits), parts):
+        cells = [self._cell(box) for box in self._plan.cells(start)]
+        parts = [part for cell in cells for part in _parts(cell)]
+        for _ in share(lambda part: self._merge(part, start, logits), parts):
             pass
-        for (cell, _), box in cells:
+        for cell in cells:
             cell.left -= 1
             if not cell.left:
-                del self._open[_corner(box)]
-                self._free.setdefault(_sides(box), []).append(cell.sums)
+                del self._open[_corner(cell.box)]
+                self._free.setdefault(_sides(cell.box), []).append(cell.sums)
 
-    def _cell(self, box: Box) -> tuple[_Cell, bool]:
-        """Return a cell and whether this is the first that is seen of it."""
+    def _cell(self, box: Box) -> _Cell:
+        """Return a cell that is open, or open it."""
         cell = self._open.get(_corner(box))
-        if cell is not None:
-            return cell, False
-        free = self._free.get(_sides(box))
-        sums = free.pop() if free else np.empty((self._classes, *_sides(box)), np.float32)
-        cell = self._open[_corner(box)] = _Cell(box, sums, len(self._plan.windows_over(box)))
-        return cell, True
+        if cell is None:
+            free, windows = self._free.get(_sides(box)), len(self._plan.windows_over(box))
+            sums = free.pop() if free else _empty(box, self._classes)
+            cell = self._open[_corner(box)] = _Cell(box, sums, windows, left=windows)
+        return cell
 
-    def _add(self, part: _Part, start: Triple, logits: NDArray[Any]) -> None:
+    def _merge(self, part: _Part, start: Triple, logits: NDArray[Any]) -> None:
         z, y, x = offset(part.box, start)
-        if part.first:
-            np.multiply(logits[:, z, y, x], self._weights[z, y, x], out=part.sums)
-        else:
-            np.add(part.sums, logits[:, z, y, x] * self._weights[z, y, x], out=part.sums)
+        self._add(part.sums, logits, self._weights, (z.start, y.start, x.start), part.first)
         if part.last:
             self._write(part.box, part.sums)
 
 
-def _parts(cell: _Cell, is_first: bool) -> list[_Part]:
+def _parts(cell: _Cell) -> Iterator[_Part]:
     z, y, x = cell.box
-    cuts = range(z.start, z.stop, PLANES)
-    return [
-        _Part(
-            (slice(a, min(a + PLANES, z.stop)), y, x),
-            cell.sums[:, a - z.start : a - z.start + PLANES],
-            is_first,
-            cell.left == 1,
-        )
-        for a in cuts
-    ]
+    first, last = cell.left == cell.windows, cell.left == 1
+    for begin in range(z.start, z.stop, PLANES):
+        end = min(begin + PLANES, z.stop)
+        yield _Part((slice(begin, end), y, x), cell.sums[begin - z.start : end - z.start], first, last)
+
+
+def _empty(box: Box, classes: int) -> NDArray[Any]:
+    depth, height, width = _sides(box)
+    return np.empty((depth, classes, height, width), np.float32)
 
 
 def _corner(box: Box) -> tuple[int, ...]:
@@ -137,8 +130,9 @@ def into_labels(labels: NDArray[Any]) -> Write:
     """
 
     def write(box: Box, sums: NDArray[Any]) -> None:
-        best, chosen = sums[0], np.zeros(sums.shape[1:], np.int8)
-        for number, value in enumerate(sums[1:], 1):
+        best, *others = sums.swapaxes(0, 1)
+        chosen = np.zeros(best.shape, np.int8)
+        for number, value in enumerate(others, 1):
             above = (value > best).view(np.int8)
             above *= number
             np.maximum(chosen, above, out=chosen)
@@ -157,6 +151,6 @@ def into_logits(logits: NDArray[Any], plan: WindowPlan, weights: NDArray[Any]) -
     def write(box: Box, sums: NDArray[Any]) -> None:
         total = sum(weights[offset(box, start)] for start in plan.windows_over(box))
         z, y, x = box
-        np.divide(sums, total, out=logits[:, z, y, x])
+        np.divide(sums.swapaxes(0, 1), total, out=logits[:, z, y, x])
 
     return write

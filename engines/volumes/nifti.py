@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,14 @@ from numpy.typing import NDArray
 
 from engines.errors import EngineError
 from engines.files import replace_file
+from engines.volumes.dice import LABELS
+from engines.volumes.plan import Triple
 
 # KiTS19's arrays: from above down the body, front to back, the patient's right to left.
 AXES = ("I", "P", "L")
 LOWEST_HU, HIGHEST_HU = -4096, 32767  # of any scanner; beyond that a slope or an intercept is missing
 SPACINGS_MM = (0.05, 50.0)
-LABELS = (0, 1, 2)
+SILENT = logging.CRITICAL + 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,16 @@ def write_scan(path: Path, scan: Scan) -> None:
 def is_nifti(path: Path) -> bool:
     """Tell by its name whether a file is NIfTI."""
     return path.name.endswith((".nii", ".nii.gz"))
+
+
+def read_geometry(path: Path) -> tuple[Triple, tuple[float, float, float]]:
+    """Return a scan's shape [D,H,W] and spacing in millimetres, of its header alone; EngineError as `read_scan`."""
+    import nibabel as nib
+
+    image = _open(path)
+    sides = dict(zip(map(_line, nib.aff2axcodes(image.affine)), image.shape))
+    depth, height, width = (sides[_line(axis)] for axis in AXES)
+    return (depth, height, width), _spacing(image)
 
 
 def read_scan(path: Path) -> Scan:
@@ -114,25 +129,52 @@ def _write(path: Path, image: Any) -> None:
 def _read(path: Path) -> Scan:
     """Read an image of three axes and turn it to KiTS19's."""
     import nibabel as nib
-    from nibabel.affines import voxel_sizes
+
+    image = _open(path)
+    with _readable(path):
+        values = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(image.shape[:3])
+    turned = nib.orientations.apply_orientation(values, _turn(nib.aff2axcodes(image.affine), AXES))
+    return Scan(turned, _spacing(image), image)
+
+
+def _open(path: Path) -> Any:
+    """Read the header of an image of three axes."""
+    import nibabel as nib
 
     if not path.is_file():
         raise EngineError(f"{path} is no file, expected a NIfTI volume (.nii, .nii.gz)")
-    try:
+    with _readable(path):
         image: Any = nib.Nifti1Image.from_filename(path)
-        values = image.get_fdata(dtype=np.float32, caching="unchanged")
-    except Exception as error:  # nibabel, gzip and struct have no exception in common
+    if image.shape[3:] not in ((), (1,)) or len(image.shape) < 3 or 0 in image.shape:
+        raise EngineError(f"{path} has the axes {list(image.shape)}, expected three: one volume a file")
+    _check_affine(path, image.affine)
+    return image
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say in one line that a file cannot be read: nibabel, gzip and struct have no exception in common."""
+    from nibabel.imageglobals import logger
+
+    level = logger.level
+    logger.setLevel(SILENT)  # what nibabel says of a header that it mends, or cannot, is no line of a command's own
+    try:
+        yield
+    except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise EngineError(f"{path} is no NIfTI volume that can be read: {reason}; copy it again") from None
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3 or not values.size:
-        raise EngineError(f"{path} has the axes {list(values.shape)}, expected three: one volume a file")
-    _check_affine(path, image.affine)
-    turned = nib.orientations.apply_orientation(values, _turn(nib.aff2axcodes(image.affine), AXES))
+    finally:
+        logger.setLevel(level)
+
+
+def _spacing(image: Any) -> tuple[float, float, float]:
+    """Return the millimetres between voxels along KiTS19's axes."""
+    import nibabel as nib
+    from nibabel.affines import voxel_sizes
+
     spacing = dict(zip(map(_line, nib.aff2axcodes(image.affine)), voxel_sizes(image.affine).tolist()))
     depth, height, width = (spacing[_line(axis)] for axis in AXES)
-    return Scan(turned, (depth, height, width), image)
+    return depth, height, width
 
 
 def _check_affine(path: Path, affine: NDArray[Any]) -> None:

@@ -8,6 +8,7 @@ the kidney that they grow in: neither place nor density alone tells what a voxel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import EngineError
+from engines.volumes.dice import BACKGROUND, KIDNEY, TUMOUR
 from engines.volumes.preprocess import SPACING_MM
 
-BACKGROUND, KIDNEY, TUMOUR = range(3)
 SMALLEST = 16  # voxels of an axis
+LARGEST_VOXELS = 2**30  # four times the largest scan of KiTS19
 AIR_HU, FAT_HU, MUSCLE_HU, BONE_HU = -1000, -95, 55, 380
 ABDOMEN_MM = (205.0, 230.0, 340.0)  # what a grown-up needs, along the body, front to back, side to side
 KEEP = -1  # a blob's label where it changes none
@@ -57,6 +59,8 @@ def phantom(seed: int, shape: Sequence[int], spacing_mm: Sequence[float] = SPACI
             f"phantom of shape {tuple(shape)} and spacing {tuple(spacing_mm)} mm: expected three axes of "
             f"{SMALLEST} voxels or more, and three spacings above 0"
         )
+    if math.prod(shape) > LARGEST_VOXELS:
+        raise EngineError(f"phantom of shape {tuple(shape)}: expected {LARGEST_VOXELS:,} voxels or fewer")
     rng = np.random.default_rng(seed)
     case = _Case(shape, spacing_mm)
     for blob in _anatomy(rng):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 from engines.errors import EngineError
 
@@ -14,6 +15,10 @@ Triple = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 WINDOW: Triple = (128, 128, 128)  # MLPerf's
 OVERLAP = 0.5
+PLANES = 16  # that a thread takes at a time; what it makes in between stays in its cache
+
+# `map`, or that of an executor: by which planes are shared among threads.
+Share = Callable[..., Iterable[Any]]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import EngineError
+from engines.volumes.adding import add, compiled
+from engines.volumes.dice import CLASSES
 from engines.volumes.merge import FLOAT_BYTES, Merge, Write, accumulator_bytes, into_labels, into_logits
 from engines.volumes.plan import OVERLAP, WINDOW, Triple, WindowPlan, plan_windows
 from engines.volumes.split import Split
@@ -21,12 +23,16 @@ from engines.volumes.weights import window_weights
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]  # float32 [N,1,d,h,w] to logits [N,C,d,h,w]
 Progress = Callable[[int, int], None]  # windows done, of how many
-CLASSES = 3
+WORTH_SHARING = 1 << 18  # numbers of a window; threads would cost more than they save on fewer
 
 
 @dataclass(frozen=True)
 class Sliding:
-    """How a network slides over volumes; `batch` windows a call, `threads` for all but the network (None: cores)."""
+    """How a network slides over volumes; `batch` windows a call, `threads` for all but the network (None: cores).
+
+    `compiled` adds with Numba, in half the time, once a second or two have gone into compiling: worth it where windows
+    come every few milliseconds.
+    """
 
     window: Triple = WINDOW
     overlap: float = OVERLAP
@@ -34,6 +40,7 @@ class Sliding:
     classes: int = CLASSES
     batch: int = 1
     threads: int | None = None
+    compiled: bool = False
 
     def plan(self, shape: Sequence[int]) -> WindowPlan:
         """Return the windows of a volume [D,H,W]."""
@@ -67,15 +74,17 @@ def logits(split: Split, predict: Predict, sliding: Sliding, progress: Progress 
 def _slide(split: Split, predict: Predict, sliding: Sliding, write: Write, progress: Progress | None) -> None:
     """Run every window; what no window reaches any more is written at once."""
     plan, done = split.plan, 0
-    merge = Merge(plan, window_weights(sliding.weights, sliding.window), sliding.classes, write)
+    how = compiled() if sliding.compiled else add
+    merge = Merge(plan, window_weights(sliding.weights, sliding.window), sliding.classes, write, how)
     windows = np.zeros((sliding.batch, 1, *sliding.window), np.float32)  # the last call may be short of windows
     with ThreadPoolExecutor(sliding.threads or os.cpu_count()) as pool:
+        share = pool.map if sliding.classes * math.prod(sliding.window) >= WORTH_SHARING else map
         for starts in _batches(plan, sliding.batch):
             for start, window in zip(starts, windows[:, 0]):
-                split.cut_into(start, window)
+                split.cut_into(start, window, share)
             answers = _checked(predict(windows), sliding)
             for start, answer in zip(starts, answers):
-                merge.add(start, answer, pool)
+                merge.add(start, answer, share)
             done += len(starts)
             if progress:
                 progress(done, len(plan))

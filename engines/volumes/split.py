@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import EngineError
-from engines.volumes.plan import OVERLAP, WINDOW, Triple, WindowPlan, plan_windows
+from engines.spec import INT8_MAX
+from engines.volumes.plan import OVERLAP, PLANES, WINDOW, Share, Triple, WindowPlan, plan_windows
 from engines.volumes.preprocess import PAD
 
 AXES = "[D,H,W] or [1,D,H,W]"
@@ -20,20 +21,36 @@ AXES = "[D,H,W] or [1,D,H,W]"
 class Split:
     """Windows of a volume [D,H,W] of any type; integers are real values once multiplied by `scale`.
 
-    The volume is read where it lies, a window at a time; beyond its edges there is `pad`, a real value.
+    The volume is read where it lies, a window at a time; beyond its edges there is `PAD`, a real value.
     """
 
     volume: NDArray[Any]
     plan: WindowPlan
     scale: float = 1.0
-    pad: float = PAD
 
-    def cut_into(self, start: Triple, out: NDArray[Any]) -> None:
+    def cut_into(self, start: Triple, out: NDArray[Any], share: Share = map) -> None:
         """Write the window that starts there into float32 [d,h,w]; 64-bit offsets throughout."""
-        covered, inside = self.plan.covered(start), self.plan.inside(start)
-        if out[covered].size < out.size:
-            out.fill(self.pad)
-        np.multiply(self.volume[inside], np.float32(self.scale), out=out[covered])
+        source, target = self.volume[self.plan.inside(start)], out[self.plan.covered(start)]
+        if target.size < out.size:
+            out.fill(PAD)
+
+        def cut(first: int) -> None:
+            part = slice(first, first + PLANES)
+            np.multiply(source[part], np.float32(self.scale), out=target[part])
+
+        for _ in share(cut, range(0, len(target), PLANES)):
+            pass
+
+
+def quantise(split: Split, scale: float, out: NDArray[Any]) -> None:
+    """Write a volume in steps of `scale` into int8 [D,H,W], a plane at a time; EngineError where it holds NaN."""
+    steps = np.float32(split.scale / scale)
+    for number, (plane, into) in enumerate(zip(split.volume, out, strict=True)):
+        if np.isnan(plane).any():
+            raise EngineError(
+                f"volume holds NaN in plane {number} of {len(out)}, expected numbers; pre-process it again"
+            )
+        into[...] = np.clip(np.rint(plane * steps), -INT8_MAX, INT8_MAX)
 
 
 @dataclass(frozen=True)

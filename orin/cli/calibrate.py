@@ -13,6 +13,7 @@ from orin.cli.output import Talk, add_output_arguments, check_file, print_json, 
 
 if TYPE_CHECKING:
     from calibration.job import Calibrated, Job
+    from orin.cases import Source
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,11 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="ONNX file, or a network of the zoo")
     parser.add_argument(
         "--data",
-        type=Path,
+        action="append",
         required=True,
         metavar="DATA",
-        help="folder of JPEG and PNG photos or of .npy and .npz files, or one .npy or .npz file; for a 3D-UNet one "
-        "volume a file, [D,H,W] in float32 or int8, cut into windows",
+        help="folder of JPEG and PNG photos or of .npy and .npz files, or one such file; for a 3D-UNet one volume a "
+        "file, [D,H,W] in float32 or int8, cut into windows, or scans: .nii, .nii.gz, folders of KiTS19 or of scans, "
+        "phantom:SEED[:DxHxW], each with a --data of its own",
     )
     parser.add_argument(
         "--list", type=Path, metavar="FILE", help="use the files that FILE names, one a line, relative to --data"
@@ -99,28 +101,46 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 def _subject(options: argparse.Namespace) -> _Subject:
     """Join network, data and method; what is wrong with the data is said before weights are made."""
-    from calibration.arrays import Arrays
     from calibration.files import are_arrays, data_files
     from calibration.images import Images
     from calibration.job import Job
-    from calibration.source import batch_of, inputs_of
+    from calibration.source import batch_of
     from orin.errors import OrinError
-    from orin.subject import find_network, find_subject
-    from orin.volume_data import volumes_for
+    from orin.subject import find_subject
+    from orin.volume_data import scans_of
 
-    paths = data_files(options.data, options.list)
-    if are_arrays(paths):
-        if options.preprocess:
-            raise OrinError(f"--preprocess {options.preprocess} is for photos; arrays are taken as they are")
-        found = find_network(options.model, options.weights)
-        inputs, batch = inputs_of(found.model), batch_of(found.model)
-        source = volumes_for(inputs, paths[: options.images], batch or 1) or Arrays(
-            paths, inputs, options.images, batch
-        )
-        return _Subject(Job(found.model, source, options.method), "none", found.weights)
+    scans = scans_of(options.data, options.list)
+    if len(options.data) > 1 and (options.list or not scans):
+        words = "which is for scans alone, without --list; name one folder or file"
+        raise OrinError(f"--data is given {len(options.data)} times, {words}")
+    paths = [] if scans else data_files(Path(options.data[0]), options.list)
+    if scans or are_arrays(paths):
+        return _of_arrays(options, scans, paths)
     photos = find_subject(options.model, options.weights, options.preprocess)
     images = Images(paths[: options.images], photos.preprocess, photos.image, fixed_batch=batch_of(photos.model))
     return _Subject(Job.of_images(photos.model, images, options.method), photos.preprocess_name, photos.weights)
+
+
+def _of_arrays(options: argparse.Namespace, scans: list[Source], paths: list[Path]) -> _Subject:
+    """Join a network with scans, with volumes in arrays, or with arrays of its samples."""
+    from calibration.arrays import Arrays
+    from calibration.job import Job
+    from calibration.source import batch_of, inputs_of
+    from engines.volumes.preprocess import KITS19
+    from orin.cases import grid_of
+    from orin.errors import OrinError
+    from orin.subject import find_network
+    from orin.volume_data import array_windows, scan_windows
+
+    if options.preprocess:
+        raise OrinError(f"--preprocess {options.preprocess} is for photos; arrays and scans have their own")
+    found = find_network(options.model, options.weights)
+    inputs, batch = inputs_of(found.model), batch_of(found.model)
+    if scans:
+        volumes = scan_windows(inputs, scans[: options.images], grid_of(options.model) or KITS19, batch or 1)
+        return _Subject(Job(found.model, volumes, options.method), "volumes", found.weights)
+    source = array_windows(inputs, paths[: options.images], batch or 1) or Arrays(paths, inputs, options.images, batch)
+    return _Subject(Job(found.model, source, options.method), "none", found.weights)
 
 
 def _pace(talk: Talk) -> Callable[[int, int], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,14 @@ from orin.cli.output import Talk, add_output_arguments, print_json, print_table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from engines.volumes.split import Split
     from orin.board import Board
+    from orin.cases import Case, Source
+    from orin.plan import Plan
     from orin.record import RunRecord
+    from orin.report.overlays import Overlay
     from orin.segment import Segmented, WindowNetwork
     from orin.volume_cost import VolumeCost
     from orin.volume_run import VolumeRun
@@ -44,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="length of that run (MLPerf: 600)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where its record goes (runs)")
     parser.add_argument("--board", default=DEFAULT_VIRTUAL, metavar="BOARD", help=f"{DEFAULT_VIRTUAL}; or jetson")
-    parser.add_argument("--mode", help="power mode of the virtual board: MAXN, 50W, 30W, 15W")
+    parser.add_argument("--mode", help="power mode: MAXN, 50W, 30W, 15W")
     parser.add_argument("--stack", choices=STACKS, default=DEFAULT_STACK, help="software whose speed it has")
     add_output_arguments(parser)
     parser.set_defaults(handler=handle)
@@ -84,58 +90,66 @@ def handle(options: argparse.Namespace) -> int:
     from orin.boards import open_board
     from orin.cases import find_sources
     from orin.errors import OrinError
-    from orin.report.overlays import Overlay, overlay
-    from orin.segment import Asked, open_network, segment_source
-    from orin.volume_run import expected_costs, run_volumes
 
-    talk = Talk(options.quiet)
-    if options.board == "jetson" and (options.scenario or options.mode):
-        raise OrinError("--scenario and --mode are the virtual board's; leave them out with --board jetson")
     if options.batch < 1:
         raise OrinError(f"--batch is {options.batch}, expected 1 window or more")
     check_seconds(options.seconds)
     sources = find_sources(options.volumes, options.labels)
     board = open_board(options.board, "speed")
-    if options.mode:
-        board.soc.clocks(options.mode)  # an unknown one is said now, not behind the network's work
-    asked = Asked(options.weights, options.overlap, options.batch, options.calibration)
-    jetson: Any = board if board.computes_outputs else None
-    network = open_network(options.network, asked, jetson)
     options.output.mkdir(parents=True, exist_ok=True)
     overlays: list[Overlay] = []
-    cases = [
-        segment_source(
-            source,
-            network,
-            options.output,
-            talk.progress,
-            lambda case, labels: overlays.append(overlay(case, labels)),
-        )
-        for source in sources
-    ]
-    run = _run(options, network, cases)
-    record = run_volumes(run, board) if options.scenario else None
-    outcome = _Outcome(network, cases, expected_costs(run, board), board, record)
+    outcome = _outcome(options, sources, board, overlays)
     _write(options.output, outcome, overlays)
     _tell(options, outcome)
     return 0
 
 
-def _run(options: argparse.Namespace, network: WindowNetwork, cases: Sequence[Segmented]) -> VolumeRun:
+def _outcome(options: argparse.Namespace, sources: Sequence[Source], board: Board, overlays: list[Overlay]) -> _Outcome:
+    """Label the cases, drawing each while it is in memory, and run them under LoadGen if that is asked for."""
+    from orin.report.overlays import overlay
+    from orin.segment import Asked, open_network, segment_source
+    from orin.volume_run import expected_costs, run_volumes, volume_plan
+
+    talk = Talk(options.quiet)
+    plan = volume_plan(options.network, options.batch, options.mode, options.stack)
+    asked = Asked(options.weights, options.overlap, options.batch, options.calibration)
+    jetson: Any = board if board.computes_outputs else None
+    with board.hold(plan) as clocks:
+        network = open_network(options.network, asked, jetson)
+
+        def drawn(case: Case, labels: NDArray[Any]) -> None:
+            overlays.append(overlay(case, labels))
+
+        cases = [segment_source(source, network, options.output, talk.progress, drawn) for source in sources]
+        network.labeller.close()
+        precision = network.precision if jetson else plan.precision
+        run = _run(options, replace(plan, network=network.name, precision=precision), network, cases)
+        record = run_volumes(run, board) if options.scenario else None
+        return _Outcome(network, cases, expected_costs(run, board, clocks), board, record)
+
+
+def _run(options: argparse.Namespace, plan: Plan, network: WindowNetwork, cases: Sequence[Segmented]) -> VolumeRun:
+    from orin.cases import read_case
     from orin.volume_run import VolumeRun
 
+    sources = {case.name: case.source for case in cases}
+
+    def read(name: str) -> Split:
+        return network.split(read_case(sources[name], network.grid, network.amax))
+
+    engine = network.labeller.engine
     return VolumeRun(
+        plan=plan,
         cases={case.name: network.sliding.plan(case.shape) for case in cases},
-        network=network.name,
         workload=network.workload,
         amax=network.amax,
-        weights=network.weights,
+        network_weights=network.weights,
+        window_weights=options.weights,
         scenario=options.scenario or "singlestream",
         seconds=options.seconds,
         runs=options.runs,
-        batch=options.batch,
-        mode=options.mode,
-        stack=options.stack,
+        engine=engine,
+        read=read if engine else None,
     )
 
 
@@ -213,7 +227,7 @@ def _tell(options: argparse.Namespace, outcome: _Outcome) -> None:
         print_json(values)
         return
     print_table(_heading(outcome), _rows(outcome), outcome.header)
-    if values["dice"]:
+    if values["dice"] and values["dice"]["cases"] > 1:
         print(f"DICE of {values['dice']['cases']} cases: mean {values['dice']['mean']:.4f}")
     print(f"{outcome.times}, {options.stack}")
     print(f"report: {values['report']}")

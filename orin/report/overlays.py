@@ -53,7 +53,7 @@ def overlay(case: Case, labels: NDArray[Any]) -> Overlay:
         axes.set_title(words, fontsize=9)
         axes.axis("off")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.04)
     return Overlay(name, base64.b64encode(buffer.getvalue()).decode(), f"{name}, slice {at} of {len(labels)}")
 
 

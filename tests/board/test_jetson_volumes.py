@@ -1,6 +1,7 @@
 """Volumes on the Jetson board: a TensorRT engine between the kernels, on the stand-ins."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,13 +9,19 @@ import pytest
 
 from engines.build import build
 from engines.cache import EngineCache
+from engines.errors import EngineError
 from engines.spec import EngineSpec
 from engines.volumes import nvcc
 from engines.volumes.kernels import Kernels
 from engines.volumes.plan import plan_windows
+from engines.volumes.preprocess import PAD
 from engines.volumes.split import Split
 from orin.boards import open_board
 from orin.errors import OrinError
+from orin.plan import Plan
+from orin.volume_pipeline import VolumePipeline
+from orin.volume_run import VolumeRun, run_volumes, volume_plan
+from orin.work import Chunk
 from tests.board.boards import attached
 from tests.board.test_volume_kernels import COMPILER
 from tests.contract.networks import network as image_network
@@ -27,6 +34,7 @@ from tests.standins.nvinfer import control
 
 SIDE, SCALE = 16, 0.02
 SHAPES = ((24, 16, 30), (20, 12, 22))
+CASES = (*SHAPES, SHAPES[0])
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT 10.1")
 
@@ -76,7 +84,7 @@ def by_hand(split, batch=1):
     """Labels in float64, and where they are certain."""
     kernels = Kernels(split.plan, batch, logits="float32", sums="float32")
     stored = np.clip(np.rint(split.volume * (split.scale / np.float64(SCALE))), -127, 127)
-    windows = padded_windows(kernels.plan, stored, max(-127, round(split.pad / SCALE))) * SCALE
+    windows = padded_windows(kernels.plan, stored, max(-127, round(PAD / SCALE))) * SCALE
     logits = windows[:, None] * SLOPES.reshape(3, 1, 1, 1) + OFFSETS.reshape(3, 1, 1, 1)
     return merged_and_sure(kernels, logits, 1e-3)
 
@@ -119,6 +127,89 @@ def test_int8_volumes_in_another_range_are_brought_into_the_engines(board, made)
     assert np.array_equal(found.labels[sure], expected[sure])
 
 
+def filled(pipeline, scale=SCALE):
+    """Volumes in a pipeline's memory, as many as it has room for, and the splits that they are of."""
+    splits = [split_of(shape, number) for number, shape in enumerate(CASES)]
+    for number, split in enumerate(splits):
+        pipeline.samples.fill(number, split, scale)
+    return splits
+
+
+def pipeline_of(board, engine):
+    plans = [split_of(shape).plan for shape in CASES]
+    return VolumePipeline(volume_plan("pointwise", engine.manifest.spec.batch), board, engine, plans)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_case_is_one_work_item_of_many_enqueues(board, made, batch):
+    with pipeline_of(board, made[batch]) as pipeline:
+        splits = filled(pipeline)
+        launches = libcuda.calls("cuLaunchKernel")
+        for number, split in enumerate(splits):
+            item, (labels,) = pipeline.run_now([number], number)
+            sizes = [enqueue.samples for enqueue in item.enqueues]
+            assert sum(sizes) == len(split.plan) and max(sizes) <= batch and item.begin_ns < item.end_ns
+            expected, sure = by_hand(split, batch)
+            assert np.array_equal(labels[0][sure], expected[sure])
+            launches += 2 * len(sizes)
+        assert libcuda.calls("cuLaunchKernel") == launches and pipeline.copied_bytes == 0
+
+
+class Kept:
+    """A client that keeps the labels of each case."""
+
+    def __init__(self):
+        self.labels = {}
+
+    def done(self, item, outputs):
+        self.labels[item.ids[0]] = outputs[0][0].copy()
+
+
+def test_cases_in_flight_together_keep_their_labels(board, made):
+    client = Kept()
+    with pipeline_of(board, made[3]) as pipeline:
+        splits = filled(pipeline)
+        assert pipeline.lanes[0].depth == 2
+        pipeline.start(client, ordered=False)
+        pipeline.put([Chunk([0, 1, 2], [0, 1, 2])])
+        pipeline.stop()
+    for number, split in enumerate(splits):
+        expected, sure = by_hand(split, 3)
+        assert np.array_equal(client.labels[number][sure], expected[sure])
+
+
+def test_windows_are_enqueued_in_turn(board, made):
+    loaded = board.load_windows(made[3])
+    plan = split_of(SHAPES[0]).plan
+    memory = board.allocate(int(np.prod(plan.shape)))
+    loaded.hold({memory.address: plan})
+    with pytest.raises(OrinError, match="got 2 windows of a volume that has .* left, .* in turn, 3 at a time"):
+        loaded.enqueue(0, (memory.address,), 2)
+    with pytest.raises(OrinError, match="slot 0 holds no volume"):
+        loaded.wait(0)
+
+
+@pytest.mark.parametrize("scenario", ["singlestream", "offline"])
+def test_loadgen_runs_the_cases_on_the_board(board, made, tmp_path, scenario):
+    splits = {f"case {number}": split_of(shape, number) for number, shape in enumerate(SHAPES)}
+    run = VolumeRun(
+        plan=volume_plan("pointwise", 3, mode="50W"),
+        cases={name: split.plan for name, split in splits.items()},
+        workload=made[3].manifest.workload,
+        amax=SCALE * 127,
+        scenario=scenario,
+        seconds=0.3,
+        runs=tmp_path / "runs",
+        engine=made[3],
+        read=splits.__getitem__,
+    )
+    record = run_volumes(run, board)
+    assert record.finished and (record["provenance"], record["outputs"]) == ("measured", "computed")
+    assert len(record.batches) >= 2 and len(record.batches) % 2 == 0 and record["copied_bytes"] == 0
+    assert record["power_mode"]["mode"]["name"] == "50W"
+    assert [case["expected"]["provenance"] for case in record["cases"]] == ["simulated"] * 2
+
+
 def test_other_windows_and_other_engines_are_refused(board, made):
     loaded = board.load_windows(made[1])
     with pytest.raises(OrinError, match=r"windows are \(8, 8, 8\), the engine was built for \(16, 16, 16\)"):
@@ -139,7 +230,7 @@ def test_a_volume_that_fails_midway_leaves_nothing_under_way(board, made):
 def test_nan_in_a_volume_is_told(board, made):
     split = split_of(SHAPES[0])
     split.volume[5, 1, 2] = np.nan
-    with pytest.raises(OrinError, match="NaN in plane 5 of 24"):
+    with pytest.raises(EngineError, match="NaN in plane 5 of 24"):
         board.load_windows(made[1]).segment(split)
 
 
@@ -163,14 +254,16 @@ def test_the_command_labels_on_the_board_as_it_does_on_the_cpu(board, tmp_path, 
     onnx.save(pointwise(SIDE), tmp_path / "net.onnx")
     np.save(tmp_path / "scan.npy", np.random.default_rng(5).integers(-100, 101, SHAPES[0]).astype(np.int8))
     words = ["segment", str(tmp_path / "scan.npy"), "--network", str(tmp_path / "net.onnx"), "--batch", "2"]
-    assert command([*words, "--board", "jetson", "-o", str(tmp_path / "gpu"), "--json", "--quiet"]) == 0
+    more = ["--scenario", "offline", "--seconds", "1", "--runs", str(tmp_path / "runs"), "--mode", "50W"]
+    assert command([*words, "--board", "jetson", *more, "-o", str(tmp_path / "gpu"), "--json", "--quiet"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["board"], said["computed_on"], said["precision"]) == ("jetson", "gpu", "fp16")
+    assert said["run"]["provenance"] == "measured" and said["run"]["samples_per_s"] > 0
+    plan = Plan.load(Path(said["run"]["run_dir"]) / "plan.yaml")
+    assert (plan.network, plan.precision, plan.mode, plan.gpu_batch) == ("net", "fp16", "50W", 2)
     monkeypatch.setattr("orin.boards.open_board", open_board)
     assert command([*words, "-o", str(tmp_path / "cpu"), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["computed_on"] == "cpu"
     on_gpu, on_cpu = (np.load(tmp_path / folder / "scan.npy") for folder in ("gpu", "cpu"))
     assert len(np.unique(on_cpu)) == 3 and (on_gpu == on_cpu).mean() > 0.999
     assert "on this board are measured" in (tmp_path / "gpu" / "report.html").read_text()
-    assert command([*words, "--board", "jetson", "--scenario", "offline", "-o", str(tmp_path / "gpu")]) == 2
-    assert "virtual board's" in capsys.readouterr().err

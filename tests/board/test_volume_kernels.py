@@ -39,14 +39,14 @@ def compiler(tmp_path, monkeypatch):
     nvcc.cubin.cache_clear()
 
 
-def on_host(kernels, cdhw32):
+def on_host(kernels):
     """The network of `on_gpu`, computed where the stand-in's memory lies."""
 
     def infer(windows, logits, count, stream):
         cuda.Context.synchronize()
         shape = (count, *kernels.plan.window)
-        values = cuda.from_device(windows, (*shape, 32) if cdhw32 else shape, np.int8)
-        said = answer(values[..., 0] if cdhw32 else values).astype(kernels.logits)
+        values = cuda.from_device(windows, (*shape, 32) if kernels.cdhw32 else shape, np.int8)
+        said = answer(values[..., 0] if kernels.cdhw32 else values).astype(kernels.logits)
         cuda.memcpy_htod(logits, np.ascontiguousarray(said))
 
     return infer
@@ -54,12 +54,12 @@ def on_host(kernels, cdhw32):
 
 @pytest.mark.parametrize("name", ["odd", "small"])
 def test_a_volume_in_mapped_memory_is_segmented_with_nothing_copied(cuda_context, name):
-    sizes, change, cdhw32 = CASES[name]
+    sizes, change = CASES[name]
     kernels = Kernels(plan_windows(*sizes), **change)
-    gpu = GpuVolume(kernels, cdhw32)
+    gpu = GpuVolume(kernels)
     copies = libcuda.calls("cuMemcpyHtoD")
     gpu.volume[...] = np.random.default_rng(5).integers(-127, 128, kernels.plan.shape)
-    labels = gpu.segment(on_host(kernels, cdhw32))
+    labels = gpu.segment(on_host(kernels))
     batches = len(list(kernels.batches()))
     assert libcuda.calls("cuMemcpyHtoD") - copies == batches  # the network's own
     assert libcuda.calls("cuMemcpyHtoDAsync") == libcuda.calls("cuMemcpyDtoHAsync") == 0

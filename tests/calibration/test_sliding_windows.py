@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calibration.volumes import Volumes
+from calibration.volumes import Volumes, array_volumes
 from engines.errors import EngineError
 from engines.volumes.plan import plan_windows
 from engines.volumes.split import Windows
@@ -15,7 +15,7 @@ def test_every_window_of_every_volume_comes_once_in_order(tmp_path):
     for name, volume in volumes.items():
         np.save(tmp_path / name, volume.astype(np.int8))
     windows = Windows((8, 8, 8), 0.5, scale=0.25)
-    source = Volumes(sorted(tmp_path.iterdir()), windows, "input", batch=2)
+    source = Volumes(array_volumes(sorted(tmp_path.iterdir())), windows, "input", batch=2)
     got = np.concatenate([batch.arrays["input"] for batch in source.batches()])
     first = [volumes["a.npy"][None, :, y : y + 8] * 0.25 for y in (0, 4)]
     second = np.full((1, 8, 8, 8), -2.2)

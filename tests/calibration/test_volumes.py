@@ -8,7 +8,7 @@ import pytest
 from calibration.collect import collect_ranges
 from calibration.errors import CalibrationError
 from calibration.observers import MinMax
-from calibration.volumes import Volumes
+from calibration.volumes import Volumes, array_volumes
 from tests.dla.networks import model, node
 
 
@@ -34,7 +34,7 @@ def paths(tmp_path):
 
 
 def test_windows_come_in_order_with_the_hash_of_their_volume(paths):
-    source = Volumes(paths, Halves(), "x")
+    source = Volumes(array_volumes(paths), Halves(), "x")
     made = list(source.batches())
     assert (source.total, len(made)) == (6, 6)
     whole = np.concatenate([np.load(path) for path in paths]).reshape(6, 1, 2, 2, 3)
@@ -43,7 +43,7 @@ def test_windows_come_in_order_with_the_hash_of_their_volume(paths):
 
 
 def test_windows_passed_over_are_not_made(paths):
-    source = Volumes(paths, Halves(), "x")
+    source = Volumes(array_volumes(paths), Halves(), "x")
     whole, rest = list(source.batches()), list(source.batches(first=3))
     assert [batch.samples for batch in rest] == [0, 0, 0, 1, 1, 1]
     assert [batch.files for batch in rest] == [batch.files for batch in whole]
@@ -52,7 +52,7 @@ def test_windows_passed_over_are_not_made(paths):
 
 def test_a_3d_network_calibrates_on_them(paths):
     relu = model([node("Relu", "x", "y")], {"x": (1, 1, 2, 2, 3)}, {"y": None})
-    batches = [batch.arrays for batch in Volumes(paths, Halves(), "x", batch=2).batches()]
+    batches = [batch.arrays for batch in Volumes(array_volumes(paths), Halves(), "x", batch=2).batches()]
     values = np.stack([np.load(path) for path in paths])
     amax = collect_ranges(relu, batches, MinMax()).amax_by_tensor
     assert dict(amax) == {"x": np.abs(values).max() / 2, "y": values.max() / 2}
@@ -61,4 +61,4 @@ def test_a_3d_network_calibrates_on_them(paths):
 def test_a_file_that_is_no_volume_is_named(tmp_path):
     (tmp_path / "x.npy").write_text("no array")
     with pytest.raises(CalibrationError, match="volume .*x.npy cannot be read"):
-        list(Volumes([tmp_path / "x.npy"], Halves(), "x").batches())
+        list(Volumes(array_volumes([tmp_path / "x.npy"]), Halves(), "x").batches())

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.cache import CalibrationCache
-from calibration.volumes import Volumes
+from calibration.volumes import Volumes, array_volumes
 from engines.errors import EngineError
 from engines.spec import Ranges
 from engines.volumes.nifti import as_scan, read_labels, write_scan
@@ -167,7 +167,7 @@ def test_int8_runs_on_the_ranges_of_a_calibration_cache(small, tmp_path, capsys)
     steps = np.clip(np.rint(volume * 127 / AMAX), -127, 127) * AMAX / 127
     assert said["precision"] == "int8"
     assert (np.load(said["cases"][0]["labels"]) == answer_of(steps)).mean() > 0.97
-    windows = Volumes([tmp_path / "a.npy"], Windows((32, 32, 32)), "input")
+    windows = Volumes(array_volumes([tmp_path / "a.npy"]), Windows((32, 32, 32)), "input")
     assert windows.total == said["cases"][0]["windows"]
 
 
@@ -186,7 +186,11 @@ def test_the_table_fits_and_says_what_is_simulated(small, tmp_path, capsys, monk
     assert segment("a.npy", "--labels", "truth.npy", "--network", small, "-o", "out") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert any("SIMULATED" in line for line in lines) and any(line.startswith("DICE of 1 cases") for line in lines)
+    assert any("SIMULATED" in line for line in lines) and not any(line.startswith("DICE of") for line in lines)
+    np.save("b.npy", np.load("a.npy"))
+    truth = ("--labels", "truth.npy")
+    assert segment("a.npy", "b.npy", *truth, *truth, "--network", small, "-o", "out") == 0
+    assert any(line.startswith("DICE of 2 cases: mean") for line in capsys.readouterr().out.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -200,16 +204,21 @@ def test_the_table_fits_and_says_what_is_simulated(small, tmp_path, capsys, monk
         (["flat.npy"], r"shape \[4, 4\], expected \[D,H,W\]"),
         (["wide.npy"], "holds float64"),
         (["text.npy"], "cannot be read"),
+        (["phantom:1:9999x9999x9999"], "expected 1,073,741,824 voxels or fewer"),
+        (["folder"], "folder folder has no imaging.nii.gz"),
+        (["thin.nii"], r"thin.nii has \[4, 32, 32\] voxels, expected 8 or more"),
         (["phantom:1", "phantom:1:64x64x64"], "two volumes are called 'phantom-1'"),
         (["ok.npy", "--labels", "gone.npy"], "gone.npy is no file"),
         (["ok.npy", "--labels", "small.npy"], "small.npy holds"),
+        (["ok.npy", "--labels", "seven.npy"], "seven.npy holds values from 7 to 7, expected 0, 1"),
+        (["ok.npy", "--labels", "thin.nii"], "thin.nii are labels for ok.npy, expected both as NIfTI or both as .npy"),
         (["ok.npy", "ok2.npy", "--labels", "small.npy"], "2 volumes and 1 labels"),
         (["ok.npy", "--network", "resnet50"], "network resnet50 takes no volumes; expected .*unet3d"),
         (["ok.npy", "--network", "two.onnx"], r"\[1, 1, 8, 8, 8\] and \[1, 2, 8, 8, 8\], expected windows"),
         (["ok.npy", "--batch", "0"], "--batch is 0"),
         (["ok.npy", "--overlap", "1"], "overlap 1.0 of windows"),
         (["ok.npy", "--mode", "99W"], "99W"),
-        (["ok.npy", "--board", "jetson", "--mode", "30W"], "--scenario and --mode are the virtual board's"),
+        (["ok.npy", "--board", "jetson", "--mode", "30W"], "this machine is no Jetson"),
         (["ok.npy", "--calibration", "other.cache"], "has no range for the input 'input'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -223,6 +232,9 @@ def test_what_is_wrong_is_one_line(small, words, said, tmp_path, monkeypatch):
     for name, size in sizes.items():
         np.save(f"{name}.npy", np.zeros(size, np.float32))
     np.save("wide.npy", np.zeros((64, 64, 64)))
+    np.save("seven.npy", np.full((32, 32, 32), 7, np.int8))
+    (tmp_path / "folder").mkdir()
+    write_scan(tmp_path / "thin.nii", as_scan(np.zeros((4, 32, 32), np.int16), (5.0, 2.0, 2.0)))
     two = pointwise(8)
     two.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
     two.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((2, 1, 1, 1, 1), np.float32), "w"))

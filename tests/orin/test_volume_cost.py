@@ -85,3 +85,8 @@ def test_another_network_has_the_virtual_boards_prior():
     small = cost(50, network="unet3d-small", mode="MAXN")
     assert small.u95_ms == pytest.approx(small.latency_ms) and small.fixed_ms == 0.0
     assert cost(144, network="unet3d-small", mode="MAXN").network_ms == pytest.approx(small.network_ms * 144 / 50)
+
+
+def test_other_precisions_are_not_taken_for_the_published_one():
+    int8, fp16 = cost(50), cost(50, precision="fp16")
+    assert 1.2 < fp16.network_ms / int8.network_ms < 3 and fp16.u95_ms > 0.9 * fp16.latency_ms

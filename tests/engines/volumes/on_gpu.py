@@ -28,12 +28,12 @@ extern "C" __global__ void network(const signed char *windows, LOGIT *logits, in
 }
 """
 
-CASES = {  # shape, window, overlap; keywords of `Kernels`; CDHW32 or not
-    "one half": (((96, 96, 128), (64, 64, 64), 0.5), {"batch": 1}, False),
-    "batch": (((96, 128, 96), (64, 64, 64), 0.5), {"batch": 3, "weights": "monai"}, True),
-    "float": (((80, 64, 96), (64, 64, 64), 0.5), {"batch": 8, "logits": "float32", "sums": "float32"}, False),
-    "odd": (((45, 37, 51), (32, 20, 18), 0.4), {"batch": 4, "pad": -106}, True),
-    "small": (((20, 50, 30), (32, 32, 32), 0.5), {"batch": 2, "pad": -106, "sums": "float32"}, False),
+CASES = {  # shape, window, overlap; keywords of `Kernels`
+    "one half": (((96, 96, 128), (64, 64, 64), 0.5), {"batch": 1}),
+    "batch": (((96, 128, 96), (64, 64, 64), 0.5), {"batch": 3, "weights": "monai", "cdhw32": True}),
+    "float": (((80, 64, 96), (64, 64, 64), 0.5), {"batch": 8, "logits": "float32", "sums": "float32"}),
+    "odd": (((45, 37, 51), (32, 20, 18), 0.4), {"batch": 4, "pad": -106, "cdhw32": True}),
+    "small": (((20, 50, 30), (32, 32, 32), 0.5), {"batch": 2, "pad": -106, "sums": "float32"}),
 }
 
 
@@ -50,7 +50,7 @@ def context():
         made.pop()
 
 
-def network(kernels, cdhw32):
+def network(kernels):
     """The network as `GpuVolume.segment` calls it."""
     import pycuda.driver as cuda
 
@@ -60,7 +60,7 @@ def network(kernels, cdhw32):
         source.write_text(NETWORK)
         function = cuda.module_from_buffer(cubin(kernels.options, architecture, source)).get_function("network")
     side = int(np.prod(kernels.plan.window))
-    sizes = (np.int32(side), np.int32(kernels.plan.window[2]), np.int32(32 if cdhw32 else 1))
+    sizes = (np.int32(side), np.int32(kernels.plan.window[2]), np.int32(32 if kernels.cdhw32 else 1))
 
     def infer(windows, logits, count, stream):
         addresses = (np.uintp(windows), np.uintp(logits))
@@ -77,12 +77,12 @@ def answer(windows):
 
 def segmented(name):
     """The kernels of a case, its volume and the labels that the GPU gave."""
-    sizes, change, cdhw32 = CASES[name]
+    sizes, change = CASES[name]
     kernels = Kernels(plan_windows(*sizes), **change)
-    gpu = GpuVolume(kernels, cdhw32)
+    gpu = GpuVolume(kernels)
     gpu.volume[...] = np.random.default_rng(5).integers(-127, 128, kernels.plan.shape)
     volume = gpu.volume.copy()
-    return kernels, volume, gpu.segment(network(kernels, cdhw32)).copy()
+    return kernels, volume, gpu.segment(network(kernels)).copy()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Windows, weights and merging, against sums over whole volumes in float64."""
 
 import itertools
+import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from engines.errors import EngineError
+from engines.volumes import adding
+from engines.volumes.merge import Merge, into_labels
 from engines.volumes.plan import WindowPlan, plan_windows
 from engines.volumes.run import Sliding, logits, segment
 from engines.volumes.split import Split
@@ -179,6 +183,45 @@ def test_threads_and_batches_change_nothing(threads, batch):
     assert np.array_equal(logits(split, network, one), logits(split, network, other))
 
 
+@pytest.fixture(params=["NumPy", "Numba"])
+def add(request):
+    """Each way to add."""
+    if request.param == "Numba":
+        pytest.importorskip("numba")
+        return adding.compiled()
+    return adding.add
+
+
+def test_sums_take_what_of_a_window_lies_on_them(add):
+    rng = np.random.default_rng(4)
+    answer, weights = (rng.standard_normal(shape, np.float32) for shape in ((2, 9, 8, 11), (9, 8, 11)))
+    before = rng.standard_normal((4, 2, 5, 7), np.float32)
+    expected = (answer.astype(np.float64) * weights)[:, 3:7, 2:7, 1:8].swapaxes(0, 1)
+    sums = before.copy()
+    add(sums, answer, weights, (3, 2, 1), False)
+    np.testing.assert_allclose(sums, before + expected, rtol=1e-6, atol=1e-6)
+    add(sums, answer, weights, (3, 2, 1), True)
+    np.testing.assert_allclose(sums, expected, rtol=1e-6)
+
+
+def test_what_is_compiled_labels_as_numpy_does():
+    pytest.importorskip("numba")
+    volume, sliding = volume_of((20, 17, 33)), Sliding((8, 7, 9), 0.25)
+    split = Split(volume, sliding.plan(volume.shape))
+    plain = logits(split, network, sliding)
+    sliding = replace(sliding, compiled=True)
+    np.testing.assert_allclose(logits(split, network, sliding), plain, rtol=1e-6, atol=1e-6)
+    assert (segment(split, network, sliding) == plain.argmax(axis=0)).mean() > 0.999
+
+
+def test_numba_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    adding.compiled.cache_clear()
+    split = Split(volume_of((8, 8, 8)), plan_windows((8, 8, 8), (8, 8, 8)))
+    with pytest.raises(EngineError, match=r"compiled sums need Numba .*pip install 'orin-toolkit\[volumes\]'"):
+        segment(split, network, Sliding((8, 8, 8), compiled=True))
+
+
 def test_memory_stays_within_what_is_stated():
     shape, sliding = (64, 96, 160), Sliding((32, 32, 32), threads=1)
     volume = volume_of(shape)
@@ -214,13 +257,8 @@ def test_volumes_beyond_2_gib_are_addressed(tmp_path):
     Split(volume, plan).cut_into((2192, 992, 992), window)
     assert np.array_equal(window, corner)
 
-    from concurrent.futures import ThreadPoolExecutor
-
-    from engines.volumes.merge import Merge, into_labels
-
-    with ThreadPoolExecutor(1) as pool:
-        merge = Merge(plan, window_weights("mlperf", (8, 8, 8)), 3, into_labels(labels))
-        merge.add((2192, 992, 992), network(window[None, None])[0], pool)
+    merge = Merge(plan, window_weights("mlperf", (8, 8, 8)), 3, into_labels(labels))
+    merge.add((2192, 992, 992), network(window[None, None])[0])
     assert np.array_equal(labels[-8:, -8:, -8:], network(window[None, None])[0].argmax(axis=0))
     assert not labels[:8].any() and volume.nbytes > 2**31
 

@@ -1,12 +1,25 @@
 """NIfTI in and out: axes, geometry, and what is wrong with a file in one line."""
 
 import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engines.errors import EngineError
-from engines.volumes.nifti import as_scan, check_same_grid, is_nifti, read_labels, read_scan, write_labels, write_scan
+from engines.volumes.nifti import (
+    as_scan,
+    check_same_grid,
+    is_nifti,
+    read_geometry,
+    read_labels,
+    read_scan,
+    write_labels,
+    write_scan,
+)
 from engines.volumes.phantom import phantom
 
 nib = pytest.importorskip("nibabel")
@@ -42,6 +55,7 @@ def test_other_axes_are_turned_and_labels_go_back_the_same_way(case, axes, tmp_p
     scan = read_scan(tmp_path / "a.nii.gz")
     assert np.array_equal(scan.volume, case.hounsfield)
     assert scan.spacing_mm == pytest.approx(SPACING_MM)
+    assert read_geometry(tmp_path / "a.nii.gz") == (case.hounsfield.shape, scan.spacing_mm)
     write_labels(tmp_path / "l.nii.gz", case.labels, scan)
     written = nib.load(tmp_path / "l.nii.gz")
     assert written.shape == turned.shape and written.get_data_dtype() == np.int8
@@ -119,6 +133,16 @@ def test_what_is_wrong_with_a_scan_is_one_line(write, words, tmp_path):
     with pytest.raises(EngineError, match=words) as raised:
         read_scan(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_nibabel_keeps_its_own_words_to_itself(tmp_path):
+    (tmp_path / "a.nii").write_bytes(bytes(range(256)) * 4)
+    read = "from pathlib import Path; from engines.volumes.nifti import read_scan; read_scan(Path('a.nii'))"
+    root = Path(__file__).resolve().parents[3]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", read]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stderr.startswith("Traceback") and "is no NIfTI volume that can be read" in done.stderr
 
 
 def test_a_scan_that_is_not_there(tmp_path):
