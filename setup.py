@@ -70,7 +70,7 @@ EXTRAS = {
         "mypy>=1.11",
         "types-PyYAML",
     ],
-    "bench": ["scipy>=1.11", "jetson-stats>=4.3", "coverage>=7", "optuna>=3.6"],
+    "bench": ["scipy>=1.11", "jetson-stats>=4.3", "coverage>=7", "optuna>=3.6", "numba>=0.59"],
 }
 
 setup(

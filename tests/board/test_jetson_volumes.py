@@ -34,7 +34,7 @@ from tests.standins.nvinfer import control
 
 SIDE, SCALE = 16, 0.02
 SHAPES = ((24, 16, 30), (20, 12, 22))
-CASES = (*SHAPES, SHAPES[0])
+CASES = (*SHAPES, SHAPES[0], (16, 24, 32))
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT 10.1")
 

@@ -22,9 +22,13 @@ using Launcher = void (*)(const void* job, const unsigned* grid, const unsigned*
 
 
 struct Module {
-  explicit Module(void* library) : library(library) {}
-  ~Module() { dlclose(library); }
+  Module(void* library, int file) : library(library), file(file) {}
+  ~Module() {
+    dlclose(library);
+    close(file);
+  }
   void* const library;
+  const int file;  // stays open: its number is in the library's name, and dlopen takes like names for one library
 };
 
 std::map<CUmodule, std::shared_ptr<Module>>& modules() {
@@ -52,15 +56,16 @@ std::size_t size_of(const unsigned char* image) {
   return headers + std::size_t(size) * count;
 }
 
-void* open_image(const void* image) {
-  int file = memfd_create("standin-module", 0);
+std::shared_ptr<Module> open_image(const void* image) {
+  int file = memfd_create("standin-module", MFD_CLOEXEC);
   if (file < 0) return nullptr;
   std::size_t size = size_of(static_cast<const unsigned char*>(image));
   bool written = write(file, image, size) == static_cast<ssize_t>(size);
   std::string path = "/proc/self/fd/" + std::to_string(file);
   void* library = written ? dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
+  if (library) return std::make_shared<Module>(library, file);
   close(file);
-  return library;
+  return nullptr;
 }
 
 }  // namespace
@@ -74,10 +79,10 @@ extern "C" {
 CUresult CUDAAPI cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned, CUjit_option*, void**) {
   ENTER(context);
   REQUIRE(image && !std::memcmp(image, ELF, 4), CUDA_ERROR_INVALID_IMAGE);
-  void* library = open_image(image);
-  REQUIRE(library, CUDA_ERROR_NO_BINARY_FOR_GPU);
+  auto opened = open_image(image);
+  REQUIRE(opened, CUDA_ERROR_NO_BINARY_FOR_GPU);
   *module = reinterpret_cast<CUmodule>(next_handle());
-  modules()[*module] = std::make_shared<Module>(library);
+  modules()[*module] = opened;
   return CUDA_SUCCESS;
 }
 
