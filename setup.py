@@ -24,6 +24,7 @@ PACKAGES = [
     "orin.setup",
     "orin.tune",
     "orin.virtual",
+    "orin.volumes",
     "power",
 ]
 

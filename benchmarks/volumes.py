@@ -169,7 +169,7 @@ def _volume(shape: tuple[int, ...]) -> NDArray[Any]:
 
 def _network(job: Job) -> Network:
     if job.network:
-        from orin.segment import Asked, open_predict
+        from orin.volumes.segment import Asked, open_predict
 
         return open_predict(job.network, Asked())
     answers = np.random.default_rng(1).standard_normal((1, 3, *job.window), np.float32)
@@ -296,7 +296,7 @@ def in_mlperfs_order(volume: NDArray[Any], network: Network, window: tuple[int, 
 def small_unet(cases: int) -> dict[str, Any]:
     """DICE of the small network on phantoms it has not seen: FP32, INT8 (min-max), and FP32 in MLPerf's order."""
     from engines.zoo.unet3d_small import TRAINING_SEEDS
-    from orin.segment import Asked, open_network, open_predict
+    from orin.volumes.segment import Asked, open_network, open_predict
 
     sliding, plain = open_network(SMALL_UNET, Asked()).sliding, open_predict(SMALL_UNET, Asked())
     with tempfile.TemporaryDirectory() as folder:

@@ -17,8 +17,8 @@ from orin.subject import light_subject
 from orin.tails import tail_network_of
 from orin.virtual.predict import Options, Prediction, Varied, Workloads, predict, service_ms
 from orin.virtual.varied import KITS19, LIBRISPEECH, SQUAD, over
-from orin.volume_cost import NETWORK as UNET
-from orin.volume_cost import volume_cost
+from orin.volumes.cost import NETWORK as UNET
+from orin.volumes.cost import volume_cost
 from power.boards import AGX_ORIN_RAILS
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ FLOORS = (
         "orin.build orin.photos orin.answer orin.bench orin.predict orin.place orin.doctor orin.compare "
         "orin.layer_cost orin.accuracy orin.subject orin.check orin.memory orin.steps orin.tails "
         "orin.watch orin.wall orin.attribution orin.sweep orin.outcome orin.setup orin.flash orin.provision "
-        "orin.tune orin.parts orin.published orin.explain "
-        "orin.cases orin.volume_data orin.segment orin.volume_cost orin.volume_run orin.volume_pipeline"
+        "orin.tune orin.parts orin.published orin.explain orin.volumes"
     ).split(),
     ("orin.report",),
     ("orin.deploy", "orin.selftest", "orin.export", "orin.fleet"),

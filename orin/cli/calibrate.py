@@ -13,7 +13,7 @@ from orin.cli.output import Talk, add_output_arguments, check_file, print_json, 
 
 if TYPE_CHECKING:
     from calibration.job import Calibrated, Job
-    from orin.cases import Source
+    from orin.volumes.cases import Source
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def _subject(options: argparse.Namespace) -> _Subject:
     from calibration.source import batch_of
     from orin.errors import OrinError
     from orin.subject import find_subject
-    from orin.volume_data import scans_of
+    from orin.volumes.data import scans_of
 
     scans = scans_of(options.data, options.list)
     if len(options.data) > 1 and (options.list or not scans):
@@ -127,10 +127,10 @@ def _of_arrays(options: argparse.Namespace, scans: list[Source], paths: list[Pat
     from calibration.job import Job
     from calibration.source import batch_of, inputs_of
     from engines.volumes.preprocess import KITS19
-    from orin.cases import grid_of
     from orin.errors import OrinError
     from orin.subject import find_network
-    from orin.volume_data import array_windows, scan_windows
+    from orin.volumes.cases import grid_of
+    from orin.volumes.data import array_windows, scan_windows
 
     if options.preprocess:
         raise OrinError(f"--preprocess {options.preprocess} is for photos; arrays and scans have their own")

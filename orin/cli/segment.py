@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from engines.volumes.split import Split
     from orin.board import Board
-    from orin.cases import Case, Source
     from orin.plan import Plan
     from orin.record import RunRecord
     from orin.report.overlays import Overlay
-    from orin.segment import Segmented, WindowNetwork
-    from orin.volume_cost import VolumeCost
-    from orin.volume_run import VolumeRun
+    from orin.volumes.cases import Case, Source
+    from orin.volumes.cost import VolumeCost
+    from orin.volumes.run import VolumeRun
+    from orin.volumes.segment import Segmented, WindowNetwork
 
 REPORT, RESULT = "report.html", "result.json"
 HEADER = ("case", "voxels", "windows", "DICE kidney", "tumour", "mean", "on the virtual Orin", "in network")
@@ -88,8 +88,8 @@ def handle(options: argparse.Namespace) -> int:
     """Run the command."""
     from orin.bench import check_seconds
     from orin.boards import open_board
-    from orin.cases import find_sources
     from orin.errors import OrinError
+    from orin.volumes.cases import find_sources
 
     if options.batch < 1:
         raise OrinError(f"--batch is {options.batch}, expected 1 window or more")
@@ -107,8 +107,8 @@ def handle(options: argparse.Namespace) -> int:
 def _outcome(options: argparse.Namespace, sources: Sequence[Source], board: Board, overlays: list[Overlay]) -> _Outcome:
     """Label the cases, drawing each while it is in memory, and run them under LoadGen if that is asked for."""
     from orin.report.overlays import overlay
-    from orin.segment import Asked, open_network, segment_source
-    from orin.volume_run import expected_costs, run_volumes, volume_plan
+    from orin.volumes.run import expected_costs, run_volumes, volume_plan
+    from orin.volumes.segment import Asked, open_network, segment_source
 
     talk = Talk(options.quiet)
     plan = volume_plan(options.network, options.batch, options.mode, options.stack)
@@ -129,8 +129,8 @@ def _outcome(options: argparse.Namespace, sources: Sequence[Source], board: Boar
 
 
 def _run(options: argparse.Namespace, plan: Plan, network: WindowNetwork, cases: Sequence[Segmented]) -> VolumeRun:
-    from orin.cases import read_case
-    from orin.volume_run import VolumeRun
+    from orin.volumes.cases import read_case
+    from orin.volumes.run import VolumeRun
 
     sources = {case.name: case.source for case in cases}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orin.cases import Case
+from orin.volumes.cases import Case
 
 COLOURS = {1: "#39b58a", 2: "#f0a02c"}  # kidney, tumour
 DARKEST, BRIGHTEST = -2.34, 2.64  # Hounsfield units -79 and 304, normalised

@@ -51,7 +51,7 @@ def _rank(rank: int) -> float:
     return (rank - 0.5) / 43
 
 
-# KiTS19 from v2.1 on: 43 cases. Rank by rank from `orin.volume_cost`: the median has 50 windows, the largest 144; p90
+# KiTS19 from v2.1 on: 43 cases. Rank by rank from `orin.volumes.cost`: the median has 50 windows, the largest 144; p90
 # went from 108 to 125 with one case more, which are the 38th and the 39th. The smallest is what 2,760 in all leave.
 KITS19 = DataSet(
     "KiTS19", "windows", 43, ((_rank(1), 22), (_rank(22), 50), (_rank(38), 108), (_rank(39), 125), (_rank(43), 144))

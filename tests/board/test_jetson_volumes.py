@@ -19,8 +19,8 @@ from engines.volumes.split import Split
 from orin.boards import open_board
 from orin.errors import OrinError
 from orin.plan import Plan
-from orin.volume_pipeline import VolumePipeline
-from orin.volume_run import VolumeRun, run_volumes, volume_plan
+from orin.volumes.pipeline import VolumePipeline
+from orin.volumes.run import VolumeRun, run_volumes, volume_plan
 from orin.work import Chunk
 from tests.board.boards import attached
 from tests.board.test_volume_kernels import COMPILER

@@ -9,7 +9,7 @@ from engines.engine import Workload
 from engines.volumes.plan import plan_windows
 from orin.plan import Plan
 from orin.soc import soc
-from orin.volume_cost import volume_cost
+from orin.volumes.cost import volume_cost
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 WINDOW = Workload(477_298_688_000, 31_190_243, 1_000_000_000)

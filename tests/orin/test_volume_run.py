@@ -16,8 +16,8 @@ from orin.errors import OrinError
 from orin.report import write_report
 from orin.soc import AGX_ORIN_64GB_SOC
 from orin.virtual.board import VirtualBoard
-from orin.volume_pipeline import VolumeLibrary, VolumePipeline
-from orin.volume_run import VolumeRun, described_engine, expected_costs, run_volumes, volume_plan
+from orin.volumes.pipeline import VolumeLibrary, VolumePipeline
+from orin.volumes.run import VolumeRun, described_engine, expected_costs, run_volumes, volume_plan
 from tests.instruments import StepClock
 
 WORK = Workload(20_000_000, 10_000, 1_000_000)

@@ -16,9 +16,9 @@ from engines.volumes.plan import OVERLAP, Triple
 from engines.volumes.preprocess import AMAX, GRIDS, Grid
 from engines.volumes.run import Sliding, segment
 from engines.volumes.split import Split
-from orin.cases import Case, Source, grid_of, read_case, write_case_labels
 from orin.errors import OrinError
 from orin.subject import Found, find_network
+from orin.volumes.cases import Case, Source, grid_of, read_case, write_case_labels
 
 if TYPE_CHECKING:
     import onnx
@@ -74,7 +74,7 @@ class WindowNetwork:
 class Segmented:
     """One case: its shape on the network's grid, windows, voxels of each label, seconds, DICE where the truth is known.
 
-    `seconds` are those of the machine that labels it: a virtual board's are in `orin.volume_cost`.
+    `seconds` are those of the machine that labels it: a virtual board's are in `orin.volumes.cost`.
     """
 
     source: Source

@@ -17,8 +17,8 @@ from calibration.volumes import Volumes, array_volumes
 from engines.volumes.nifti import is_nifti, read_geometry
 from engines.volumes.preprocess import AMAX, KITS19, SPACING_MM, Grid, fits
 from engines.volumes.split import Windows
-from orin.cases import PHANTOM, SCAN, TRUTH, Source, find_source, read_case
 from orin.errors import OrinError
+from orin.volumes.cases import PHANTOM, SCAN, TRUTH, Source, find_source, read_case
 
 if TYPE_CHECKING:
     from engines.volumes.plan import Triple

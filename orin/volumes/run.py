@@ -1,6 +1,6 @@
 """Volumes under LoadGen: cases of unequal size, each one work item of many enqueues.
 
-What `orin.volume_cost` expects of the cases stands beside what is seen.
+What `orin.volumes.cost` expects of the cases stands beside what is seen.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from orin.plan import DEFAULT_STACK, Plan
 from orin.record import Recorder, RunRecord, load_record
 from orin.scenario import ScenarioSettings
 from orin.soc import GPU, Clocks
-from orin.volume_cost import VolumeCost, volume_cost
-from orin.volume_pipeline import VolumeLibrary, VolumePipeline
+from orin.volumes.cost import VolumeCost, volume_cost
+from orin.volumes.pipeline import VolumeLibrary, VolumePipeline
 
 if TYPE_CHECKING:
     from power.meter import Meter
