@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuning.baselines import BASELINES
-from tuning.cases import WARM_UP_S, Case
+from tuning.cases import Case
+from tuning.runs import RUN_S, WARM_UP_S, measure
 
-RUN_S = 5.0  # of a baseline; the tuner chooses its own
 EQUIVALENT_S = 10 * (RUN_S + WARM_UP_S)  # board-seconds of ten runs
 GOAL_REGRET = 0.01
 RESAMPLES = 400
@@ -51,13 +51,12 @@ def play(case: Case, name: str, seed: int, limit_s: float) -> list[Step]:
     seconds, best, judged = 0.0, -np.inf, (1.0, 0.0)
     try:
         index = next(search)
-        while seconds + WARM_UP_S + RUN_S <= limit_s:
+        while seconds < limit_s:
             plan = case.grid.plan(index)
-            board.rest(WARM_UP_S)
-            run = board.run(plan, RUN_S)
-            seconds += WARM_UP_S + RUN_S
-            excess = float(case.goal.excess(run))
-            score = float(case.goal.value(run)) if excess <= 0 else -excess
+            seen = measure(board, plan)
+            seconds += seen.seconds
+            excess = float(case.goal.excess(seen.run))
+            score = float(case.goal.value(seen.run)) if excess <= 0 else -excess
             if score > best:
                 best, judged = score, case.judge(plan)
             steps.append(Step(seconds, *judged))
@@ -71,6 +70,13 @@ def regret_at(steps: Sequence[Step], seconds: float) -> float:
     """Return the regret of what a search has after some board-seconds; 1 before its first run ends."""
     done = [step.regret for step in steps if step.seconds <= seconds + 1e-9]
     return max(0.0, done[-1]) if done else 1.0
+
+
+def reached_s(steps: Sequence[Step], regret: float = GOAL_REGRET) -> float:
+    """Return the board-seconds from which a search's regret stays at or below one, infinity if it never does."""
+    above = [at for at, step in enumerate(steps) if step.regret > regret]
+    first = above[-1] + 1 if above else 0
+    return steps[first].seconds if first < len(steps) else float("inf")
 
 
 def curve(traces: Sequence[Sequence[Step]], limit_s: float, seed: int = 0) -> Curve:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from orin.plan import Plan
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
+from tuning.forms import Form
 
 Floats = NDArray[Any]
 NETWORKS_PATH = Path(__file__).with_name("networks.yaml")
@@ -160,18 +161,21 @@ class PerturbedBoard:
         if throttled:
             truth = self.steady(replace(settings, gpu_mhz=0.85 * settings.gpu_mhz))
         items = max(1.0, float(truth.items_per_s[0]) * seconds)
-        spread = float(np.hypot(self.nature.noise, 0.05 / np.sqrt(items)))  # 5 % from item to item
+        scatter = 0.05 / float(np.sqrt(items))  # 5 % from item to item
+        spread = float(np.hypot(self.nature.noise, scatter))
         factor = float(np.exp(self._drifted(seconds) + self._random.normal(0.0, spread)))
         power = float(truth.module_w[0] * np.exp(self._random.normal(0.0, self.nature.noise)))
         self.clock_s += seconds
         rate, latency_ms = float(truth.samples_per_s[0]) * factor, float(truth.latency_ms[0]) / factor
-        return Run(rate, power, latency_ms, 1.96 * spread, seconds, throttled, float(truth.gpu_share[0]))
+        return Run(rate, power, latency_ms, 1.96 * scatter, seconds, throttled, float(truth.gpu_share[0]))
 
-    def rest(self, seconds: float) -> None:
-        """Let the board idle."""
-        self._warm(self.nature.idle_w, seconds)
+    def rest(self, plan: Plan, seconds: float) -> float:
+        """Let the board idle at a plan's clocks; returns its module watts as read then."""
+        watts = float(_idle_w(self.nature, Settings.of([plan]))[0])
+        self._warm(watts, seconds)
         self._drifted(seconds)
         self.clock_s += seconds
+        return watts * float(np.exp(self._random.normal(0.0, 2 * self.nature.noise)))
 
     def _warm(self, watts: float, seconds: float) -> bool:
         """Heat lags power by the cooler's time; say whether the run met the limit."""
@@ -188,7 +192,7 @@ class PerturbedBoard:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run showed: `u95` is the half width of the rate's 95 % interval, as a share of it."""
+    """What a run showed: `u95` is half of the rate's 95 % interval by the scatter of its items, as a share."""
 
     samples_per_s: float
     module_w: float
@@ -283,13 +287,17 @@ def _stretches(nature: Nature, s: Settings, state: _State) -> tuple[Floats, Floa
     return over * (1 + for_gpu**p) ** (1 / p), over * (1 + for_dla**p) ** (1 / p)
 
 
+def _idle_w(nature: Nature, s: Settings) -> Floats:
+    top = SOC.max_clocks
+    return np.asarray(nature.idle_w * (0.7 + 0.15 * s.emc_mhz / top.emc_mhz + 0.15 * s.cpu_mhz / top.cpu_mhz))
+
+
 def _steady(nature: Nature, s: Settings, flow: _Flow) -> Steady:
     top = SOC.max_clocks
     busy = np.minimum(1.0, flow.gpu_own + flow.lost)
     gpu_w = nature.gpu_w * busy * (s.gpu_mhz / top.gpu_mhz) ** nature.gpu_exponent
     dla_w = nature.dla_w * s.dla_cores * flow.dla_busy * (s.dla_mhz / top.dla_mhz) ** 1.44
     bytes_per_s = flow.gpu_bytes + s.dla_cores * flow.dla_bytes
-    idle_w = nature.idle_w * (0.7 + 0.15 * s.emc_mhz / top.emc_mhz + 0.15 * s.cpu_mhz / top.cpu_mhz)
     latencies = (
         np.where(s.gpu_batch > 0, s.gpu_depth * flow.gpu_period_ms, 0.0),
         np.where(s.dla_cores > 0, s.dla_depth * flow.dla_period_ms, 0.0),
@@ -297,7 +305,7 @@ def _steady(nature: Nature, s: Settings, flow: _Flow) -> Steady:
     items = np.where(s.gpu_batch > 0, 1e3 / flow.gpu_period_ms, 0) + s.dla_cores * 1e3 / flow.dla_period_ms
     return Steady(
         samples_per_s=1e3 * (flow.gpu_rate + s.dla_cores * flow.dla_rate),
-        module_w=idle_w + gpu_w + dla_w + 0.47 * (s.dla_cores > 0) + nature.w_per_gb_s * bytes_per_s * 1e-9,
+        module_w=_idle_w(nature, s) + gpu_w + dla_w + 0.47 * (s.dla_cores > 0) + nature.w_per_gb_s * bytes_per_s * 1e-9,
         latency_ms=np.maximum(*latencies),
         items_per_s=items,
         gpu_share=flow.gpu_rate / (flow.gpu_rate + s.dla_cores * flow.dla_rate),
@@ -336,10 +344,22 @@ def factors(
     return own
 
 
+def _in_form(network: Network, form: Form) -> Network:
+    """A network with more or fewer channels on larger or smaller images, by what each of its numbers counts."""
+    by = (
+        (form.macs, ("gpu_compute", "dla_compute")),
+        (form.tensors, ("gpu_memory", "dla_memory", "gpu_mb", "dla_mb")),
+        (form.weights, ("dla_weight_ms",)),
+        (form.side**2, ("tail_ms",)),
+    )
+    sizes = [(name, factor) for factor, names in by for name in names]
+    return replace(network, **{name: getattr(network, name) * factor for name, factor in sizes})
+
+
 def board(name: str, seed: int, parameters: Mapping[str, Any]) -> PerturbedBoard:
     """Draw the board of a seed with one network on it."""
     random = np.random.default_rng([seed, sum(name.encode())])
-    base = published_networks()[name]
+    base = _in_form(published_networks()[Form.of(name).base], Form.of(name))
     own = factors([name], parameters, random)[name]
     values = {field.name: getattr(base, field.name) for field in fields(base)}
     values.update({factor: values[factor] * size for factor, size in own.items()})

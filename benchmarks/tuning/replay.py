@@ -14,9 +14,10 @@ from pathlib import Path
 from orin.plan import Plan
 from orin.predict import workloads
 from orin.soc import AGX_ORIN_64GB_SOC as SOC
+from orin.tune.measurement import Measurement
 from orin.tune.objective import Objective
 from orin.tune.planner import PlanModel
-from orin.tune.search import Measurement, Rules, Tuner
+from orin.tune.search import Rules, Tuner
 from orin.tune.space import Axes, Space
 from power.quantity import Quantity
 

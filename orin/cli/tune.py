@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from orin.tune.run import Runner
     from orin.tune.search import Run, Tuner
     from orin.tune.session import Job, Tuned
+
+
+MOST_RUNS = 1000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +40,10 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slo-ms", type=float, metavar="N", help="p99 of a work item's latency, at most")
     parser.add_argument("--budget-w", type=float, metavar="N", help="module watts, at most; searches clocks")
     parser.add_argument("--min-samples-per-s", type=float, metavar="N", help="samples per second, at least")
-    parser.add_argument("--runs", type=int, default=10, metavar="N", help="runs at most, probes included (10)")
+    parser.add_argument("--runs", type=int, metavar="N", help="runs at most, probes included (10)")
+    parser.add_argument(
+        "--board-seconds", type=float, metavar="N", help="seconds of the board to spend: many short runs, no --runs"
+    )
     parser.add_argument("--seconds-per-run", type=float, default=5.0, metavar="N", help="length of a run at most (5)")
     parser.add_argument("--mode", help="nvpmodel mode to hold where clocks are not searched; without: as it is")
     parser.add_argument(
@@ -58,7 +65,9 @@ def run_tuning(options: argparse.Namespace, job: Job, runner: Runner, talk: Talk
     from orin.tune.session import make_space, tune
 
     space = make_space(job, runner)
-    talk.say(f"{len(space)} plans for {job.base.network} on {runner.name} ({runner.provenance}), {job.rules.runs} runs")
+    rules = job.rules
+    length = f"{rules.runs} runs" if rules.board_s is None else f"{rules.board_s:g} board-seconds"
+    talk.say(f"{len(space)} plans for {job.base.network} on {runner.name} ({runner.provenance}), {length}")
 
     def show(run: Run, tuner: Tuner) -> None:
         talk.say(live_line(run, tuner))
@@ -81,13 +90,18 @@ def tune_job(options: argparse.Namespace) -> Job:
     from orin.tune.search import Rules
     from orin.tune.session import Job as TuneJob
 
-    if not 1 <= options.runs <= 1000:
-        raise OrinError(f"--runs is {options.runs}, expected 1 to 1000")
+    board_s = options.board_seconds
+    runs = options.runs if options.runs is not None else (10 if board_s is None else MOST_RUNS)
+    if not 1 <= runs <= MOST_RUNS:
+        raise OrinError(f"--runs is {runs}, expected 1 to {MOST_RUNS}")
+    if board_s is not None and not 0 < board_s < math.inf:
+        raise OrinError(f"--board-seconds is {board_s:g}, expected a positive number")
+    run_s = check_seconds(options.seconds_per_run)
     given = plan_from(options)
     base: Plan = given if options.plan else replace(starting_plan(given.network), **_asked(options, given))
     objective = Objective(options.objective, options.slo_ms, options.budget_w, options.min_samples_per_s)
     folder = options.output or Path("tunings") / Path(base.network).stem
-    return TuneJob(base, objective, Rules(runs=options.runs), check_seconds(options.seconds_per_run), folder)
+    return TuneJob(base, objective, Rules(runs=runs, board_s=board_s, item_ms=100 * run_s), run_s, folder)
 
 
 def _asked(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:

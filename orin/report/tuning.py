@@ -44,7 +44,8 @@ def plan_words(plan: Plan) -> str:
 def live_line(run: Run, tuner: Tuner) -> str:
     """Return one run in a line: what was expected, what it showed, and the best so far."""
     measured, trial = run.measurement, run.trial
-    what = f"run {trial.number}/{tuner.rules.runs}  {plan_words(trial.plan):<28} {trial.reason}"
+    of = f"/{tuner.rules.runs}" if tuner.rules.board_s is None else ""
+    what = f"run {trial.number}{of}  {plan_words(trial.plan):<28} {trial.reason}"
     if measured.failure is not None:
         return f"{what}: {measured.failure}"
     best = tuner.best

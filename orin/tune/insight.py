@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from orin.tune.objective import QUANTITIES
-from orin.tune.planner import Array
 from orin.tune.refit import OBSERVED
 from orin.tune.search import Forecast, Tuner
+from orin.tune.tables import Array
 
 CLOCKS = ("gpu clock", "dla clock", "emc clock", "cpu clock")
 FELT = 0.5  # a factor is named where the runs moved it by this many of its prior standard deviations

@@ -13,10 +13,11 @@ from power.quantity import Quantity
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run: samples per second, module watts, p99 of a work item's latency (None: not measured), with their u95.
+    """One run: samples per second, module watts, p99 of a work item's latency, module watts of the idle board before
+    it (None: not measured), with their u95.
 
-    `share` is each accelerator's of the samples, `seconds` what the run took of the board, `flags` say why not to
-    trust it, `failure` why it could not run at all.
+    `share` is each accelerator's of the samples, `seconds` what the run and the idling before it took of the board,
+    `flags` say why not to trust it, `failure` why it could not run at all.
     """
 
     samples_per_s: Quantity
@@ -26,6 +27,7 @@ class Measurement:
     seconds: float = 0.0
     flags: tuple[str, ...] = ()
     failure: str | None = None
+    idle_w: Quantity | None = None
 
     @classmethod
     def failed(cls, failure: str, seconds: float = 0.0) -> Measurement:
@@ -34,7 +36,7 @@ class Measurement:
 
     def logs(self) -> dict[str, tuple[float, float]]:
         """Return logarithms and their standard deviations by quantity, those measured; "balance" is DLA over GPU."""
-        found = {"speed": self.samples_per_s, "watts": self.module_w, "latency": self.latency_ms}
+        found = {"speed": self.samples_per_s, "watts": self.module_w, "latency": self.latency_ms, "idle": self.idle_w}
         logs = {
             name: (math.log(q.value), q.u95 / q.value / 1.96)
             for name, q in found.items()
@@ -54,7 +56,7 @@ class Measurement:
     def from_json(cls, values: Mapping[str, Any]) -> Measurement:
         """Return what `as_json` gave."""
         quantities = {
-            name: Quantity(**values[name]) if values[name] else None
-            for name in ("samples_per_s", "module_w", "latency_ms")
+            name: Quantity(**values[name]) if values.get(name) else None
+            for name in ("samples_per_s", "module_w", "latency_ms", "idle_w")
         }
         return cls(**{**values, **quantities, "flags": tuple(values["flags"])})

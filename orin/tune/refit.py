@@ -1,8 +1,8 @@
-"""What is believed of every plan on this board after some runs: the model with its factors refitted, and what is left.
+"""The model refitted to what runs showed, under one hypothesis: its factors, and what they leave.
 
-In logarithms a plan's figure is the model's, at factors that are Gaussian around zero, plus a misfit that is alike for
-plans that lie close, plus a slow drift of the board and the run's own noise. So factors are a regularised least-squares
-problem (Gauss-Newton), and every plan's figure is Gaussian with known covariances. How large the misfit is comes from
+In logarithms a plan's figure is the model's, at factors that are Gaussian around the hypothesis, plus a misfit that is
+alike for plans that lie close, plus a slow drift of the board and the run's own noise. So factors are a regularised
+least-squares problem, and every plan's figure is Gaussian with known covariances. How large the misfit is comes from
 the runs: where they fall outside what was expected, the most likely misfit grows, and with it every interval.
 """
 
@@ -10,22 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orin.tune.factors import Hypothesis
 from orin.tune.measurement import Measurement
 from orin.tune.objective import QUANTITIES
-from orin.tune.planner import Array, PlanModel, Scores
+from orin.tune.planner import PlanModel, Scores
+from orin.tune.tables import Array
 
-OBSERVED = (*QUANTITIES, "balance")
+OBSERVED = (*QUANTITIES, "balance", "idle")
 MISFITS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.3)  # standard deviations of the logarithm that are tried
 USUAL_MISFIT, MISFIT_SPREAD = 0.015, 1.0  # co-run error of the model that is documented, and how sure of it (log)
-WEIGHT = np.array([1.0, 1.0, 1.5, 1.5])  # of the usual misfit, by quantity
-FLOOR_SD = {"speed": 0.003, "watts": 0.004, "latency": 0.01, "balance": 0.01}  # of a run, however long
-DRIFT_SD = 0.002  # per run, of speed and watts: temperature and what else goes slowly
-STEPS, STEP, ITERATIONS, SETTLED = (1.0, 0.5, 0.25, 0.1), 1e-4, 12, 1e-4
+WEIGHT = np.array([1.0, 0.7, 1.5, 1.5, 0.5])  # of the usual misfit, by observed quantity
+FLOOR_SD = {"speed": 0.005, "watts": 0.005, "latency": 0.01, "balance": 0.01, "idle": 0.01}  # of a run, however long
+DRIFT_SD, DRIFT_RUNS = 0.003, 20.0  # of speed, and how many runs it lasts: temperature and what else goes slowly
+STEP = 0.02  # of a factor, for slopes: long enough not to stumble over a kink
+ITERATIONS, SETTLED = 20, 0.02  # of the refit at most, and the gain (of squared deviations) that ends it
+DAMPING, LADDER = 0.1, np.array([0.01, 0.1, 1.0, 10.0, 100.0])  # at first, and what is tried around the last one
+FURTHEST = 1.0  # step of a factor
+UNSETTLED = 6  # runs: so long the refit also starts anew each time
 # How far apart plans share a misfit: log2 of counts and clocks, number of DLA cores; rewrites never share one.
 REACH: Mapping[str, float] = {
     "gpu_batch": 2.0,
@@ -73,11 +79,13 @@ class Posterior:
         return np.asarray(slope @ slope[at] + own * self.near - cross @ cross[at])
 
 
-class Belief:
-    """What runs say of a model's space; `factors` are the most likely ones, `misfit` the spread that is left."""
+class Refit:
+    """What runs say of a model's space under a hypothesis: `factors` are the most likely, `misfit` the spread left."""
 
-    def __init__(self, model: PlanModel, seen: Sequence[Seen], start: Array | None = None) -> None:
-        self.model = model
+    def __init__(
+        self, model: PlanModel, seen: Sequence[Seen], hypothesis: Hypothesis, start: Array | None = None
+    ) -> None:
+        self.model, self.hypothesis = model, hypothesis
         self._columns = _columns(model)
         rows = [(at, quantity, *value) for at, run in enumerate(seen) for quantity, value in _logs(run)]
         self._run = np.array([row[0] for row in rows], int)
@@ -85,19 +93,32 @@ class Belief:
         self._value = np.array([row[2] for row in rows], float)
         self._noise = np.array([row[3] for row in rows], float)
         self._points = np.array([run.index for run in seen], int)
-        self.factors = np.zeros(len(model.factors)) if start is None else start
+        self.factors = hypothesis.centre if start is None else start
         self.misfit = USUAL_MISFIT * WEIGHT  # [quantity], standard deviations
         if rows:
             self._fit()
 
     @property
-    def observations(self) -> int:
-        """How many figures were fitted."""
-        return len(self._value)
+    def log_evidence(self) -> float:
+        """How well the hypothesis foretold what was seen: the logarithm of its density, but for a constant."""
+        if not len(self._value):
+            return 0.0
+        off = self._value - self._base
+        return float(-0.5 * off @ self._solved - np.log(np.diag(self._root)).sum())
+
+    def drawn(self, count: int, random: np.random.Generator) -> Array:
+        """Return factors [count, factor] drawn from what is believed of them."""
+        sd = self.hypothesis.sd
+        draws = random.normal(size=(count, len(sd))) * sd
+        if len(self._value):  # Matheron's rule: move each draw of the prior by what the runs would have told of it
+            told = self._value - self._base - draws @ self._seen_slope.T
+            told = told - random.normal(size=told.shape) @ np.linalg.cholesky(self._rest(self.misfit)).T
+            draws = draws + np.linalg.solve(self._root @ self._root.T, told.T).T @ self._seen_slope * sd**2
+        return np.asarray(self.hypothesis.centre + draws)
 
     def forecast(self, points: NDArray[np.intp], incumbent: int = 0) -> Posterior:
         """Return beliefs of points; `incumbent` is the place among them of the one that the others are set against."""
-        sd = self.model.prior_sd
+        sd = self.hypothesis.sd
         value, slope = self._linear(points)
         slope = slope[: len(QUANTITIES)] * sd
         cross = np.zeros((len(QUANTITIES), len(points), len(self._value)))
@@ -106,7 +127,7 @@ class Belief:
         if len(self._value):
             near = self._near(points, self._points)[:, self._run]
             own = np.array([misfit[q] ** 2 * near * (self._quantity == q) for q in range(len(QUANTITIES))])
-            mean += own @ self._solved
+            mean += own @ self._solved + slope @ (self._told / sd)
             seen_slope = self._seen_slope * sd
             covariance = slope @ seen_slope.T + own
             cross = np.linalg.solve(self._root, covariance.reshape(-1, len(self._value)).T).T.reshape(cross.shape)
@@ -116,47 +137,54 @@ class Belief:
     # -- fit ----------------------------------------------------------------------------------------------------------
 
     def _fit(self) -> None:
-        """Most likely factors from two starts (hidden GPU work is bimodal), then the misfit, then the factors again."""
-        self.misfit = self._likeliest()
-        hidden = np.zeros(len(self.factors))
-        hidden[self.model.factors.index("dla_hidden_gpu")] = 1.5 * self._hidden_sd
-        found = [self._descend(start) for start in (self.factors, hidden)]
-        self.factors = min(found, key=self._loss)
+        """Most likely factors, then the misfit that they leave, then the factors again."""
+        starts = (self.factors, self.hypothesis.centre) if 1 < len(self._points) <= UNSETTLED else (self.factors,)
+        found = np.stack([self._descend(start) for start in starts])
+        self.factors = found[np.argmin(self._losses(found, np.linalg.inv(self._rest(self.misfit))))]
         self.misfit = self._likeliest()
         self.factors = self._descend(self.factors)
         value, slope = self._seen(self.factors)
         self._seen_slope = slope
         covariance = self._covariance(slope, self.misfit)
         self._root = np.linalg.cholesky(covariance)
-        self._solved = np.linalg.solve(covariance, self._value - value + slope @ self.factors)
-
-    @property
-    def _hidden_sd(self) -> float:
-        return float(self.model.prior_sd[self.model.factors.index("dla_hidden_gpu")])
+        self._base = value + slope @ (self.hypothesis.centre - self.factors)  # what was expected, the model made linear
+        self._solved = np.linalg.solve(covariance, self._value - self._base)
+        # What the linear model would still move the factors by: next to nothing, but beside a kink.
+        linear = self.hypothesis.centre + self.hypothesis.sd**2 * (slope.T @ self._solved)
+        self._told = np.clip(linear - self.factors, -FURTHEST, FURTHEST)
 
     def _descend(self, factors: Array) -> Array:
-        variance, rest = self.model.prior_sd**2, self._rest(self.misfit)
+        """Levenberg and Marquardt's way down to the most likely factors, several dampings tried at once."""
+        trust, prior = np.linalg.inv(self._rest(self.misfit)), 1 / self.hypothesis.sd**2
+        damping, loss = DAMPING, float(self._losses(factors[None], trust)[0])
         for _ in range(ITERATIONS):
             value, slope = self._seen(factors)
-            covariance = (slope * variance) @ slope.T + rest
-            goal = variance * (slope.T @ np.linalg.solve(covariance, self._value - value + slope @ factors))
-            tried = [factors + step * (goal - factors) for step in STEPS]
-            best = min(tried, key=self._loss)
-            if self._loss(best) > self._loss(factors) - SETTLED:
+            bend = slope.T @ trust @ slope + np.diag(prior)
+            down = slope.T @ trust @ (self._value - value) - prior * (factors - self.hypothesis.centre)
+            damped = bend + (damping * LADDER)[:, None, None] * np.diag(np.diag(bend))
+            steps = np.linalg.solve(damped, np.broadcast_to(down, (len(LADDER), len(down)))[..., None])[..., 0]
+            tried = factors + np.clip(steps, -FURTHEST, FURTHEST)
+            losses = self._losses(tried, trust)
+            best = int(np.argmin(losses))
+            gained = loss - float(losses[best])
+            if gained <= 0:
                 break
-            factors = best
+            factors, damping, loss = tried[best], max(1e-6, damping * float(LADDER[best])), float(losses[best])
+            if gained < SETTLED:
+                break
         return factors
 
-    def _loss(self, factors: Array) -> float:
-        """Squared distance from the runs and from the prior."""
-        off = self._value - self._values(factors)
-        distance = off @ np.linalg.solve(self._rest(self.misfit), off)
-        return float(distance + np.sum((factors / self.model.prior_sd) ** 2))
+    def _losses(self, factors: Array, trust: Array) -> Array:
+        """Squared distances of factors [try, factor] from the runs, by their inverse covariance, and from the prior."""
+        logs = _of_scores(self.model.scores(factors, self._points))  # [quantity, try, point]
+        off = self._value - np.moveaxis(logs, 1, 0)[:, self._quantity, self._run]
+        distance = np.einsum("ti,ij,tj->t", off, trust, off)
+        return np.asarray(distance + np.sum(((factors - self.hypothesis.centre) / self.hypothesis.sd) ** 2, axis=-1))
 
     def _likeliest(self) -> Array:
         """Return the misfit of each quantity that makes what was seen most likely, the factors left open."""
         value, slope = self._seen(self.factors)
-        off = self._value - value + slope @ self.factors
+        off = self._value - value - slope @ (self.hypothesis.centre - self.factors)
 
         def loss(misfit: Array) -> float:
             covariance = self._covariance(slope, misfit)
@@ -171,7 +199,7 @@ class Belief:
         return np.asarray(found)
 
     def _covariance(self, slope: Array, misfit: Array) -> Array:
-        return np.asarray((slope * self.model.prior_sd**2) @ slope.T + self._rest(misfit))
+        return np.asarray((slope * self.hypothesis.sd**2) @ slope.T + self._rest(misfit))
 
     def _rest(self, misfit: Array) -> Array:
         """Covariance of what no factor explains: misfit, drift, noise."""
@@ -186,14 +214,10 @@ class Belief:
 
     @cached_property
     def _drift(self) -> Array:
-        same = (self._quantity[:, None] == self._quantity) & (self._quantity < 2)
-        return np.asarray(same * DRIFT_SD**2 * np.minimum(self._run[:, None], self._run))
+        speed = (self._quantity[:, None] == self._quantity) & (self._quantity == OBSERVED.index("speed"))
+        return np.asarray(speed * DRIFT_SD**2 * np.exp(-np.abs(self._run[:, None] - self._run) / DRIFT_RUNS))
 
     # -- model --------------------------------------------------------------------------------------------------------
-
-    def _values(self, factors: Array) -> Array:
-        logs = _of_scores(self.model.scores(factors, self._points))
-        return np.asarray(logs[self._quantity, self._run])
 
     def _seen(self, factors: Array) -> tuple[Array, Array]:
         """Values [observation] and slopes [observation, factor] where runs were."""
@@ -213,6 +237,7 @@ class Belief:
         return np.asarray((1 - OWN_SHARE) * smooth + OWN_SHARE * (some[:, None] == others))
 
 
+@lru_cache(maxsize=1)
 def _columns(model: PlanModel) -> Array:
     """Places of points, in units of how far a misfit reaches."""
     own = [column / REACH[name] for name, column in model.space.columns().items()]
@@ -229,4 +254,4 @@ def _of_scores(scores: Scores) -> Array:
     least = 1e-9
     balance = np.log(scores.dla_per_s + least) - np.log(scores.gpu_per_s + least)
     speed, watts, latency = scores.samples_per_s, scores.module_w, scores.latency_ms
-    return np.stack([np.log(speed), np.log(watts), np.log(latency), balance])
+    return np.stack([np.log(speed), np.log(watts), np.log(latency), balance, np.log(scores.idle_w)])

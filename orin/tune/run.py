@@ -30,6 +30,7 @@ from orin.virtual.driver import Crew, Item, offline
 from orin.virtual.machine import Machine
 from orin.virtual.model import CostModel, clocks_of
 from orin.virtual.parameters import load_parameters
+from orin.virtual.power import RailModel
 from orin.virtual.predict import POWER_U95, Options, Workloads, plan_shapes, service_noise
 from orin.work import WorkItem
 from power.errors import PowerError
@@ -37,7 +38,7 @@ from power.quantity import Quantity
 
 SLICES = (0.4, 0.6)  # of the seconds: the second is run where the first leaves too wide an interval
 ITEMS_FOR_P99 = 8
-ENOUGH = 0.004  # u95 of the speed, as a share, that ends a measurement
+ENOUGH = 0.03  # u95 of the speed, as a share, that ends a measurement: two short runs tell more than a long one
 FAILURES = (OrinError, PowerError, EngineError, DlaError, CalibrationError)
 NORMAL_P99 = 3.73  # sd of a normal sample's p99 times sqrt(n), over its sd: sqrt(0.99 * 0.01) / density there
 
@@ -72,7 +73,10 @@ class BoardRunner:
 
     def measure(self, plan: Plan, number: int) -> Measured:
         """Run a plan in slices; see `Runner`."""
-        return _in_slices(lambda seconds, at: self._run(plan, seconds), self._options.seconds, self.soc)
+        measured = _in_slices(lambda seconds, at: self._run(plan, seconds), self._options.seconds, self.soc)
+        idled_s = self._options.idle_s * len(measured.folders)
+        seconds = measured.measurement.seconds + idled_s
+        return replace(measured, measurement=replace(measured.measurement, seconds=seconds))
 
     def _run(self, plan: Plan, seconds: float) -> RunRecord:
         with self._site.board() as board:
@@ -103,11 +107,16 @@ class VirtualRunner:
         observed = offline(crew, None, seconds, full=True)
         elapsed_s = observed.duration_ns * 1e-9
         rails = {name: joules / elapsed_s for name, joules in observed.totals.rail_j.items()}
-        module_w = sum(rails[rail.name] for rail in self.soc.board.total_rails())
+        idle = dict(zip(rails, RailModel(self.soc, model.clocks, parameters).watts(0.0, 0, 0.0)))
+        module_w, idle_w = (sum(w[rail.name] for rail in self.soc.board.total_rails()) for w in (rails, idle))
         values = {
             "loadgen": {"result_samples_per_second": sum(observed.samples.values()) / elapsed_s},
             "window_ns": [0, round(observed.duration_ns)],
-            "power": {"module_w": _with_error(module_w), "rails_w": {k: _with_error(v) for k, v in rails.items()}},
+            "power": {
+                "module_w": _with_error(module_w),
+                "rails_w": {name: _with_error(watts) for name, watts in rails.items()},
+                "idle_w": _with_error(idle_w),
+            },
             "valid": None,
         }
         with Recorder(self._runs, self._before(plan, seconds, seed, model)) as recorder:
@@ -206,7 +215,16 @@ def measurement_of(records: Sequence[RunRecord], soc: Soc) -> Measurement:
     shares = [share(record) for record in records]
     mixed = {name: float(sum(w * one[name] for w, one in zip(weights, shares))) for name in shares[0]}
     latency_ms = max(latencies, key=lambda one: one.value, default=None)
-    return Measurement(Quantity(speed, spread * speed), module_w, latency_ms, mixed, sum(seconds), tuple(flags))
+    idle = [idle_w for record in records if (idle_w := (record.values.get("power") or {}).get("idle_w"))]
+    return Measurement(
+        samples_per_s=Quantity(speed, spread * speed),
+        module_w=module_w,
+        latency_ms=latency_ms,
+        share=mixed,
+        seconds=sum(seconds),
+        flags=tuple(flags),
+        idle_w=Quantity(idle[-1]["value"], idle[-1]["u95"]) if idle else None,
+    )
 
 
 def _seconds(record: RunRecord) -> float:

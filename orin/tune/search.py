@@ -13,21 +13,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orin.plan import Plan
+from orin.tune.belief import Belief, Mixture
 from orin.tune.measurement import Measurement
 from orin.tune.objective import QUANTITIES, Objective
-from orin.tune.planner import Array, PlanModel
-from orin.tune.refit import Belief, Posterior, Seen
+from orin.tune.planner import PlanModel
+from orin.tune.refit import Seen
 from orin.tune.space import Space
+from orin.tune.tables import Array
 from power.quantity import Quantity
 
-SHORTLIST = 1500  # the most promising points, whose uncertainty is worked out
+SHORTLIST, BOARDS = 400, 8  # the most promising points, whose uncertainty is worked out; drawn boards that add theirs
+LOOKED_AT = 1 << 16  # points that are scored for one proposal, at most
 SURPRISE = 2.6  # standard deviations off: one run in a hundred
-FEASIBLE, LIKELY = 0.975, 0.5  # a plan to recommend keeps its limits with this probability; one to try, perhaps
+FEASIBLE, LIKELY = 0.9, 0.5  # a plan to recommend keeps its limits with this probability; one to try, perhaps
+RUN_SD = 0.007  # of the logarithm of what a run shows
 U95 = 1.96
 
 
@@ -35,12 +40,16 @@ U95 = 1.96
 class Rules:
     """When to stop: after `runs`, or when less than `gain` (of the logarithm) is expected of the best next run.
 
-    The first plan is run again every `reference_every` runs, which shows drift; a run that was throttled is repeated
-    `repeats` times, then taken as what the board does.
+    The best plan so far is run again every `reference_every` runs, which shows drift; a run that was throttled is
+    repeated `repeats` times, then taken as what the board does. With `board_s` no run begins that would likely end
+    after so many board-seconds. Plans whose work items take longer than `item_ms` from issue to answer count for less
+    where candidates are picked: a run of seconds says little of them, and a larger batch gains next to nothing there.
     """
 
     runs: int = 10
-    gain: float = 0.002
+    board_s: float | None = None
+    item_ms: float = 500.0
+    gain: float = 0.0005
     min_runs: int = 4
     reference_every: int = 8
     repeats: int = 1
@@ -105,6 +114,9 @@ class Tuner:
         if number > self.rules.runs:
             self.stopped_by = f"{self.rules.runs} runs"
             return None
+        if self.rules.board_s is not None and self._spent_s + self._usual_s > self.rules.board_s:
+            self.stopped_by = f"{self.rules.board_s:g} board-seconds"
+            return None
         if not self._allowed.any():
             self.stopped_by = "no plan of the space can run"
             return None
@@ -126,7 +138,7 @@ class Tuner:
         self.runs.append(run)
         if measurement.failure is not None:
             self._exclude(trial.index)
-        self._belief = Belief(self.model, self._seen(), self._belief.factors)
+        self._belief = Belief(self.model, self._seen(), self._belief)
         self.__dict__.pop("best", None)
         return run
 
@@ -155,6 +167,15 @@ class Tuner:
         return [int(points[at]) for at in order[:count]]
 
     @property
+    def _spent_s(self) -> float:
+        return sum(run.measurement.seconds for run in self.runs)
+
+    @property
+    def _usual_s(self) -> float:
+        """Board-seconds of a run, by those so far: their median."""
+        return median([run.measurement.seconds for run in self.runs]) if self.runs else 0.0
+
+    @property
     def belief(self) -> Belief:
         """What is believed of the board now."""
         return self._belief
@@ -165,16 +186,15 @@ class Tuner:
         return Trial(number, index, self.space.plan(index), reason, self.forecast(index), gain)
 
     def _again(self) -> tuple[int, str] | None:
-        """The last plan again where its run is not to be trusted; the first one from time to time."""
+        """The last plan again where its run is not to be trusted; the best one from time to time."""
         if not self.runs:
             return None
         last = self.runs[-1]
         tries = sum(run.trial.index == last.trial.index and bool(run.measurement.flags) for run in self.runs)
         if last.measurement.flags and tries <= self.rules.repeats:
             return last.trial.index, "again: " + last.measurement.flags[0]
-        first = next((run for run in self.runs if run.is_used), None)
-        if first is not None and len(self.runs) % self.rules.reference_every == 0:
-            return first.trial.index, "reference again, against drift"
+        if self.best is not None and len(self.runs) % self.rules.reference_every == 0:
+            return self.best.index, "the best again, against drift"
         return None
 
     def _probe(self, number: int) -> tuple[int, str] | None:
@@ -208,28 +228,45 @@ class Tuner:
         gain = _expected_gain(utility - utility[at], spread)
         if feasible[at] < FEASIBLE:  # what is found must beat nothing at all as yet
             gain += 1 - feasible[at]
-        gain *= feasible
+        gain *= feasible * self._news(points, variance)
         gain[at] = 0.0
         chosen = int(np.argmax(gain))
         return int(points[chosen]), float(gain[chosen])
 
+    def _news(self, points: NDArray[np.intp], variance: Array) -> Array:
+        """What share of its variance a run would take from each point: little where it was measured before."""
+        seen = np.isin(points, [run.trial.index for run in self._counted()])
+        return np.where(seen, variance / (variance + RUN_SD**2), 1.0)
+
     def _shortlist(self) -> NDArray[np.intp]:
-        """The most promising points by the model as it is now fitted, limits counted softly; all that were measured."""
-        scores = self.model.scores(self._belief.factors)
+        """The most promising points on the board as it is most likely, and on boards drawn from what is believed of it;
+        all that were measured."""
+        everything = np.flatnonzero(self._allowed)
+        random = np.random.default_rng(len(self.runs))
+        if len(everything) > LOOKED_AT:  # others the next time; plans have many that are nearly as good
+            everything = random.choice(everything, LOOKED_AT, replace=False)
+        found = [self._top(everything, self._belief.factors, SHORTLIST)]
+        for factors in self._belief.drawn(BOARDS, random):
+            some = everything[random.random(len(everything)) < 1 / BOARDS]
+            found.append(self._top(some, factors, SHORTLIST // BOARDS))
+        seen = [run.trial.index for run in self.runs if self._allowed[run.trial.index]]
+        return np.unique(np.concatenate([*found, np.array(seen, int)]))
+
+    def _top(self, points: NDArray[np.intp], factors: Array, count: int) -> NDArray[np.intp]:
+        """The best of points under given factors, limits counted softly."""
+        scores = self.model.scores(factors, points)
         logs = {"speed": scores.samples_per_s, "watts": scores.module_w, "latency": scores.latency_ms}
         logs = {name: np.log(value) for name, value in logs.items()}
         value = sum(weight * logs[name] for name, weight in zip(QUANTITIES, self._weights) if weight)
         for name, sign, limit in self.objective.limits:
             value = value - 5 * np.maximum(0.0, sign * (logs[name] - limit))
-        value = np.where(self._allowed, value, -np.inf)
-        count = min(SHORTLIST, int(self._allowed.sum()))
-        top = np.argpartition(-value, count - 1)[:count]
-        seen = [run.trial.index for run in self.runs if self._allowed[run.trial.index]]
-        return np.unique(np.append(top, np.array(seen, int)))
+        value = value - np.maximum(0.0, logs["latency"] - math.log(self.rules.item_ms))
+        count = min(count, len(points))
+        return points[np.argpartition(-value, count - 1)[:count]] if count else points
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
-    def _feasible(self, found: Posterior) -> Array:
+    def _feasible(self, found: Mixture) -> Array:
         """Probability [point] that every limit is kept, each taken for itself."""
         chance = np.ones(len(found.points))
         for name, sign, limit in self.objective.limits:
@@ -238,7 +275,7 @@ class Tuner:
             chance = chance * _normal(slack / np.sqrt(found.variance(one)))
         return chance
 
-    def _score(self, found: Posterior) -> Array:
+    def _score(self, found: Mixture) -> Array:
         """Utility where limits are likely kept, else far below, by how likely."""
         feasible = self._feasible(found)
         utility = self._weights @ found.mean

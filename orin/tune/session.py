@@ -37,8 +37,8 @@ class Job:
     axes: Axes | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what decides the runs, all but their number: more can be asked for later."""
-        rules = {name: value for name, value in asdict(self.rules).items() if name != "runs"}
+        """Return what decides the runs, all but how many they are: more can be asked for later."""
+        rules = {name: value for name, value in asdict(self.rules).items() if name not in ("runs", "board_s")}
         goal = asdict(self.objective)
         axes = asdict(self.axes) if self.axes else None
         values = {"base": self.base.as_json(), **goal, **rules, "seconds_per_run": self.seconds_per_run, "axes": axes}

@@ -22,6 +22,8 @@ from orin.virtual.predict import Workloads
 
 GPU_STEP_MHZ = 102.0  # between the frequencies of AGX Orin's GPU, as its devfreq lists them
 LOWEST_GPU_STEP = 4  # below about 400 MHz idle power makes every sample dearer
+DLA_STEPS = 6  # from the lowest clock of a power mode; drivers take the nearest of their table
+CPU_MHZ = (729.6, 1113.6)  # beside the highest: MLPerf's most frugal runs had 576 to 1037 MHz
 POINTS_AT_MOST = 400_000
 
 Rewrites = tuple[str, ...]
@@ -60,11 +62,12 @@ def clock_settings(soc: Soc) -> tuple[Setting, ...]:
     """Return the modes of a board (they alone switch cores and TPCs off), and a grid of the clocks that they know."""
     top, modes = soc.max_clocks, soc.board.modes
     steps = range(LOWEST_GPU_STEP, int(top.gpu_mhz / GPU_STEP_MHZ) + 1)
+    lowest_mhz = min(mode.dla_mhz or top.dla_mhz for mode in modes)
     grid = {
         "gpu": [*(step * GPU_STEP_MHZ for step in steps), top.gpu_mhz],
-        "dla": _known([mode.dla_mhz for mode in modes], top.dla_mhz),
+        "dla": np.linspace(lowest_mhz, top.dla_mhz, DLA_STEPS).round(1).tolist(),
         "emc": _known([mode.emc_mhz for mode in modes], top.emc_mhz),
-        "cpu": _known([mode.cpu_mhz for mode in modes], top.cpu_mhz)[-2:],
+        "cpu": [*CPU_MHZ, top.cpu_mhz],
     }
     locked = ({"clocks_mhz": dict(zip(grid, values))} for values in product(*grid.values()))
     return (*({"mode": mode.name} for mode in modes), *locked)

@@ -13,7 +13,7 @@ from orin.predict import workloads
 from orin.record import Batch, RunRecord, load_record
 from orin.soc import soc
 from orin.tune.placements import placements
-from orin.tune.run import item_latency_ms, measurement_of, relative_u95, virtual_runner
+from orin.tune.run import VirtualRunner, item_latency_ms, measurement_of, relative_u95, virtual_runner
 from orin.tune.session import STATE
 
 SOC = soc("agx-orin-64gb")
@@ -76,6 +76,35 @@ def test_goes_on_where_it_stopped_with_the_same_result(done, tmp_path, capsys):
     assert [run["measured"] for run in again["runs"]] == [run["measured"] for run in whole["runs"]]
 
 
+def test_a_tuning_that_was_killed_in_a_run_ends_as_one_that_was_not(done, tmp_path, capsys, monkeypatch):
+    whole = answer(capsys, "resnet50", "--runs", 3, "-o", done)
+    measure, made = VirtualRunner.measure, []
+
+    def killed(runner, plan, number):
+        if number == 3 and not made:
+            made.append(number)
+            raise KeyboardInterrupt
+        return measure(runner, plan, number)
+
+    monkeypatch.setattr(VirtualRunner, "measure", killed)
+    folder = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        tune("resnet50", "--runs", 3, "-o", folder)
+    assert Plan.load(folder / "plan.yaml").as_json() in [run["plan"] for run in whole["runs"]]
+    again = answer(capsys, "resnet50", "--runs", 3, "-o", folder)
+    assert again["resumed"] == 2
+    assert again["plan"] == whole["plan"]
+    assert [run["measured"] for run in again["runs"]] == [run["measured"] for run in whole["runs"]]
+
+
+def test_board_seconds_in_place_of_runs(tmp_path, capsys):
+    found = answer(capsys, "resnet50", "--board-seconds", 1.3, "-o", tmp_path / "short")
+    assert found["stopped_by"] == "1.3 board-seconds"
+    assert found["board_seconds"] <= 1.3
+    more = answer(capsys, "resnet50", "--board-seconds", 1.8, "-o", tmp_path / "short")
+    assert more["resumed"] == len(found["runs"]) < len(more["runs"])
+
+
 def test_prints_tables_that_fit(done, capsys):
     assert tune("resnet50", "--runs", 3, "-o", done) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -98,6 +127,11 @@ def test_a_damaged_state_is_refused(tmp_path):
 def test_runs_out_of_range_are_refused(tmp_path):
     with pytest.raises(OrinError, match="--runs is 0, expected 1 to 1000"):
         tune("resnet50", "--runs", 0, "-o", tmp_path)
+
+
+def test_board_seconds_out_of_range_are_refused(tmp_path):
+    with pytest.raises(OrinError, match="--board-seconds is -1, expected a positive number"):
+        tune("resnet50", "--board-seconds", -1, "-o", tmp_path)
 
 
 def test_a_plan_that_cannot_run_is_a_failure_not_an_error(tmp_path):
