@@ -55,6 +55,7 @@ def together(by_board: Mapping[str, Measurement]) -> Measurement:
         latency_ms=_mean([one.latency_ms for one in found]),
         share={name: fmean(one.share.get(name, 0.0) for one in found) for name in sorted(accelerators)},
         seconds=seconds,
+        idle_w=_mean([one.idle_w for one in found]),
         flags=tuple(f"{name}: {flag}" for name, one in by_board.items() for flag in one.flags),
     )
 

@@ -20,8 +20,7 @@ from orin.plan import Plan
 from orin.soc import Soc
 from orin.virtual.predict import Workloads
 
-GPU_STEP_MHZ = 102.0  # between the frequencies of AGX Orin's GPU, as its devfreq lists them
-LOWEST_GPU_STEP = 4  # below about 400 MHz idle power makes every sample dearer
+LOWEST_GPU_MHZ = 400.0  # below it idle power makes every sample dearer
 DLA_STEPS = 6  # from the lowest clock of a power mode; drivers take the nearest of their table
 CPU_MHZ = (729.6, 1113.6)  # beside the highest: MLPerf's most frugal runs had 576 to 1037 MHz
 POINTS_AT_MOST = 400_000
@@ -61,10 +60,9 @@ class Axes:
 def clock_settings(soc: Soc) -> tuple[Setting, ...]:
     """Return the modes of a board (they alone switch cores and TPCs off), and a grid of the clocks that they know."""
     top, modes = soc.max_clocks, soc.board.modes
-    steps = range(LOWEST_GPU_STEP, int(top.gpu_mhz / GPU_STEP_MHZ) + 1)
     lowest_mhz = min(mode.dla_mhz or top.dla_mhz for mode in modes)
     grid = {
-        "gpu": [*(step * GPU_STEP_MHZ for step in steps), top.gpu_mhz],
+        "gpu": [mhz for mhz in soc.gpu_steps_mhz(top.gpu_mhz) if mhz > LOWEST_GPU_MHZ],
         "dla": np.linspace(lowest_mhz, top.dla_mhz, DLA_STEPS).round(1).tolist(),
         "emc": _known([mode.emc_mhz for mode in modes], top.emc_mhz),
         "cpu": [*CPU_MHZ, top.cpu_mhz],
