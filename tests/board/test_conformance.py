@@ -51,6 +51,7 @@ CLASSES_BY_FILE = {
     "board.py": {"builder": None, "engine": None, "config": None},
     "engine.py": {"context": "IExecutionContext", "_deserialized": "ICudaEngine", "tensor": None},
     "explicit.py": {"tensor": None},
+    "volumes.py": {"_context": "IExecutionContext", "deserialized": "ICudaEngine", "tensor": None},
 }
 # Implicit INT8 is gone in TensorRT 11: the strategy's file, the calibrators, and what their presence is asked for.
 IMPLICIT_FILES = ("implicit.py", "calibrators.py")

@@ -171,7 +171,8 @@ def test_cases_in_flight_together_keep_their_labels(board, made):
         splits = filled(pipeline)
         assert pipeline.lanes[0].depth == 2
         pipeline.start(client, ordered=False)
-        pipeline.put([Chunk([0, 1, 2], [0, 1, 2])])
+        numbers = list(range(len(CASES)))
+        pipeline.put([Chunk(numbers, numbers)])
         pipeline.stop()
     for number, split in enumerate(splits):
         expected, sure = by_hand(split, 3)
