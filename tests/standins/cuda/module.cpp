@@ -22,13 +22,9 @@ using Launcher = void (*)(const void* job, const unsigned* grid, const unsigned*
 
 
 struct Module {
-  Module(void* library, int file) : library(library), file(file) {}
-  ~Module() {
-    dlclose(library);
-    close(file);
-  }
+  explicit Module(void* library) : library(library) {}
+  ~Module() { dlclose(library); }
   void* const library;
-  const int file;  // stays open: its number is in the library's name, and dlopen takes like names for one library
 };
 
 std::map<CUmodule, std::shared_ptr<Module>>& modules() {
@@ -56,6 +52,8 @@ std::size_t size_of(const unsigned char* image) {
   return headers + std::size_t(size) * count;
 }
 
+// The file stays open for good: its number is the library's name, dlopen takes like names for one library, and one that
+// is closed need not be gone.
 std::shared_ptr<Module> open_image(const void* image) {
   int file = memfd_create("standin-module", MFD_CLOEXEC);
   if (file < 0) return nullptr;
@@ -63,9 +61,7 @@ std::shared_ptr<Module> open_image(const void* image) {
   bool written = write(file, image, size) == static_cast<ssize_t>(size);
   std::string path = "/proc/self/fd/" + std::to_string(file);
   void* library = written ? dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
-  if (library) return std::make_shared<Module>(library, file);
-  close(file);
-  return nullptr;
+  return library ? std::make_shared<Module>(library) : nullptr;
 }
 
 }  // namespace
