@@ -230,10 +230,10 @@ def _power(meter: Meter, result: LoadgenResult, idle: tuple[int, int] | None) ->
     return {"power": energy.as_json()}
 
 
-def check_seconds(seconds: float) -> float:
+def check_seconds(seconds: float, option: str = "--seconds") -> float:
     """Refuse run lengths that measure nothing."""
     if not 1 <= seconds <= 36_000:
-        raise OrinError(f"--seconds is {seconds:g}, expected 1 to 36000")
+        raise OrinError(f"{option} is {seconds:g}, expected 1 to 36000")
     return seconds
 
 

@@ -54,6 +54,7 @@ CASES = {
     "unknown board": (("bench", "--board", "virtual:agx-thor"), "agx-thor"),
     "no Jetson here": (("bench", "--board", "jetson"), "no Jetson"),
     "unknown mode": (("predict", "--mode", "60W"), "60W"),
+    "tuning runs of no length": (("tune", "digits", "--seconds-per-run", "0"), "--seconds-per-run is 0"),
     "unknown mode of a run": (("bench", "digits", "--board", "virtual:agx-orin-64gb", "--mode", "60W"), "60W"),
     "batch out of range": (("predict", "--gpu-batch", "-4"), "gpu_batch is -4"),
     "unknown option": (("predict", "--gpu-bacth", "4"), "--gpu-bacth"),

@@ -96,7 +96,7 @@ def tune_job(options: argparse.Namespace) -> Job:
         raise OrinError(f"--runs is {runs}, expected 1 to {MOST_RUNS}")
     if board_s is not None and not 0 < board_s < math.inf:
         raise OrinError(f"--board-seconds is {board_s:g}, expected a positive number")
-    run_s = check_seconds(options.seconds_per_run)
+    run_s = check_seconds(options.seconds_per_run, "--seconds-per-run")
     given = plan_from(options)
     base: Plan = given if options.plan else replace(starting_plan(given.network), **_asked(options, given))
     objective = Objective(options.objective, options.slo_ms, options.budget_w, options.min_samples_per_s)
