@@ -49,7 +49,7 @@ DEMO = [
 ]
 
 FLEET = ["distributed>=2024.8"]
-VOLUMES = ["nibabel>=5"]
+VOLUMES = ["nibabel>=5", "numba>=0.59"]  # CT scans; adding windows of large volumes up, compiled
 TRITON = ["tritonclient>=2.50", "grpcio>=1.60"]
 
 EXTRAS = {
@@ -71,7 +71,7 @@ EXTRAS = {
         "mypy>=1.11",
         "types-PyYAML",
     ],
-    "bench": ["scipy>=1.11", "jetson-stats>=4.3", "coverage>=7", "optuna>=3.6", "numba>=0.59"],
+    "bench": ["scipy>=1.11", "jetson-stats>=4.3", "coverage>=7", "optuna>=3.6"],
 }
 
 setup(
