@@ -12,7 +12,7 @@ from typing import Any
 from engines.costs import LayerWork
 from engines.spec import EngineSpec
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2  # 1 had no layers in its workload
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Workload:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Workload:
-        """Read a workload from plain JSON values; `layers` may be missing."""
-        return cls(**{**values, "layers": tuple(LayerWork(**layer) for layer in values.get("layers", ()))})
+        """Read a workload from plain JSON values; KeyError or TypeError where they are none."""
+        return cls(**{**values, "layers": tuple(LayerWork(**layer) for layer in values["layers"])})
 
 
 @dataclass(frozen=True)
