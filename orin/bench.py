@@ -83,14 +83,19 @@ def bench(plan: Plan, board: Board, desk: Desk, options: Bench) -> RunRecord:
         (recorder.folder / "plan.yaml").write_text(plan.dumps(), encoding="utf-8")
         with Pipeline(plan, board, built.engines, capacity=count + MULTISTREAM_SAMPLES) as pipeline:
             library = SampleLibrary(pipeline, prepared.samples, count)
-            recorder.values["clocks"] = asdict(pipeline.clocks)
-            in_force = getattr(board, "in_force", None)
-            if in_force is not None:
-                recorder.values["power_mode"] = in_force.as_json()
+            note_clocks(recorder, pipeline)
             recorder.values["memory"] = _memory(pipeline, memory_s)
             values = (_answers if options.accuracy else _measured)(pipeline, library, recorder, options)
         recorder.finish(values)
     return load_record(recorder.folder)
+
+
+def note_clocks(recorder: Recorder, pipeline: Pipeline) -> None:
+    """Note the clocks in force, and on a Jetson the mode that is held."""
+    recorder.values["clocks"] = asdict(pipeline.clocks)
+    in_force = getattr(pipeline.board, "in_force", None)
+    if in_force is not None:
+        recorder.values["power_mode"] = in_force.as_json()
 
 
 def _memory(pipeline: Pipeline, measured_s: dict[str, float] | None) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def _answers(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, opt
     settings = ScenarioSettings(options.scenario, options.seconds, expected=1.0, accuracy=True)
     recorder.values["settings"] = asdict(settings)
     result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
-    return {**_after(pipeline, result), "valid": None, "answers": "loadgen/mlperf_log_accuracy.json"}
+    return {**finished(pipeline, result), "valid": None, "answers": "loadgen/mlperf_log_accuracy.json"}
 
 
 def _measured(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, options: Bench) -> dict[str, Any]:
@@ -118,7 +123,7 @@ def _measured(pipeline: Pipeline, library: SampleLibrary, recorder: Recorder, op
         result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
         copied = pipeline.copied_bytes - copied
         time.sleep(AFTER_S)
-        values = _after(pipeline, result) | _power(meter, result, idle)
+        values = finished(pipeline, result) | power_of(meter, result, idle)
     return {**values, "copied_bytes": copied, "pace": pipeline.board.keeps_pace()}
 
 
@@ -210,7 +215,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _after(pipeline: Pipeline, result: LoadgenResult) -> dict[str, Any]:
+def finished(pipeline: Pipeline, result: LoadgenResult) -> dict[str, Any]:
+    """Return what a record keeps of LoadGen's result."""
     return {
         "loadgen": {key: value for key, value in result.values.items() if key.startswith(("result", "early_stop"))},
         "valid": result.valid,
@@ -220,7 +226,8 @@ def _after(pipeline: Pipeline, result: LoadgenResult) -> dict[str, Any]:
     }
 
 
-def _power(meter: Meter, result: LoadgenResult, idle: tuple[int, int] | None) -> dict[str, Any]:
+def power_of(meter: Meter, result: LoadgenResult, idle: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Return what a record keeps of the power of a run, above that of an idle window where there was one."""
     from power.errors import PowerError
 
     try:

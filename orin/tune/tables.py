@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from orin.soc import DRAM_SUSTAINED_SHARE, GPU_STREAM_SHARE
 from orin.tune.space import DlaHalf, Space
-from orin.virtual.model import GPU_SEGMENT, REFERENCE, CostModel, EngineCost, EngineShape, clocks_of
+from orin.virtual.model import GPU_SEGMENT, CostModel, EngineCost, EngineShape, clocks_of
 from orin.virtual.parameters import Parameters
 from orin.virtual.power import RailModel
 
@@ -99,8 +99,7 @@ class Tables:
         shape = EngineShape(base.network, "gpu", batch, base.precision, work)
         cost, layers = model.cost(shape, batch), model.layers(shape, batch)
         row = _row(cost)
-        slowdown = REFERENCE.max_clocks.cpu_mhz / model.clocks.cpu_mhz
-        launch_ms = model.stack.launch_layer_ms * len(layers) * slowdown
+        launch_ms = model.launch_ms(shape)
         alone_ms = sum(layer.solo_ns for layer in layers) * 1e-6
         row[0] -= max(0.0, launch_ms - alone_ms)
         row[2] = sum(layer.overhead_ns for layer in layers) * 1e-6

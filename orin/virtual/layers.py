@@ -67,16 +67,20 @@ class Table:
 
 
 @lru_cache(maxsize=64)
-def table(work: Workload) -> Table:
-    """Return a workload's layers as columns; one that names none counts as one large convolution."""
+def table(work: Workload, one_kernel: tuple[int, int] | None = None) -> Table:
+    """Return a workload's layers as columns; one that names none counts as one large convolution.
+
+    The layers of the stretch `one_kernel` (first, end) run as one kernel: tensors between them stay on the chip.
+    """
+    if one_kernel is not None:
+        return _merged(table(work), *one_kernel)
     layers = work.layers or (_whole(work),)
     numbers = [name for name in Table.__dataclass_fields__ if name not in ("op", "kernels")]
     columns = {name: np.array([float(getattr(layer, name)) for layer in layers]) for name in numbers}
     return Table(op=np.array([layer.op for layer in layers]), kernels=np.ones(len(layers)), **columns)
 
 
-def as_one_kernel(layers: Table, first: int, end: int) -> Table:
-    """Return the layers with those from `first` up to `end` as one kernel: tensors between them stay on the chip."""
+def _merged(layers: Table, first: int, end: int) -> Table:
     kernels, read, written = layers.kernels.copy(), layers.input_bytes.copy(), layers.output_bytes.copy()
     kernels[first + 1 : end] = 0
     read[first + 1 : end] = 0

@@ -17,7 +17,7 @@ from engines.engine import Manifest, Workload
 from orin.errors import OrinError
 from orin.plan import Plan
 from orin.soc import AGX_ORIN_64GB_SOC, GPU, Clocks, Soc
-from orin.virtual.layers import Rates, Spent, Table, as_one_kernel, dla_times, gpu_times, pruned, table
+from orin.virtual.layers import Rates, Spent, Table, dla_times, gpu_times, pruned, table
 from orin.virtual.parameters import Parameters, load_parameters
 
 REFERENCE = AGX_ORIN_64GB_SOC  # the module whose clocks the shared times are at
@@ -155,6 +155,10 @@ class CostModel:
             )
         )
 
+    def launch_ms(self, shape: EngineShape) -> float:
+        """Return what the host needs to launch the kernels of a GPU enqueue, one after another; 0 in CUDA graphs."""
+        return self.stack.launch_layer_ms * float(self._table(shape).kernels.sum()) * self._host_slowdown
+
     def tail(self) -> Segment:
         """Return the small GPU kernel (top-k) that follows a DLA engine where the plan's tail is "gpu"."""
         return Segment(GPU_SEGMENT, self._shared["gpu_tail_ms"] * 1e6 * self._gpu_slowdown, 0.0, 0.0, 0.0)
@@ -243,8 +247,7 @@ class CostModel:
         )
 
     def _table(self, shape: EngineShape) -> Table:
-        layers, stretch = table(shape.workload), self.stack.one_kernel.get(shape.network)
-        return layers if stretch is None or shape.device != GPU else as_one_kernel(layers, *stretch)
+        return table(shape.workload, self.stack.one_kernel.get(shape.network) if shape.device == GPU else None)
 
     def _sparse_speedup(self, shape: EngineShape) -> NDArray[Any]:
         """By how much 2:4 sparsity shortens each layer's arithmetic, [layers]; DLAs have it in INT8 alone (guide)."""
@@ -259,8 +262,7 @@ class CostModel:
         spent = self._spent(shape, samples)
         compute_ms = float(spent.compute_ms.sum() + spent.overhead_ms.sum())
         memory_ms = float(spent.memory_ms.sum())
-        floor_ms = self.stack.launch_layer_ms * float(self._table(shape).kernels.sum()) * self._host_slowdown
-        compute_ms += max(0.0, floor_ms - compute_ms - memory_ms)
+        compute_ms += max(0.0, self.launch_ms(shape) - compute_ms - memory_ms)
         activity = self._activity(shape, samples, spent, compute_ms + memory_ms)
         whole = Segment(GPU_SEGMENT, compute_ms * 1e6, memory_ms * 1e6, float(spent.dram_bytes.sum()), activity)
         return EngineCost(

@@ -167,7 +167,7 @@ def predict(
     shapes = plan_shapes(plan, soc, workloads or known_workloads(plan, options.parameters or load_parameters()))
     crew = _crew(plan, soc, shapes, options.clocks or clocks_of(plan, soc), options)
     if options.dvfs is not None:
-        crew = _governed(crew, soc, scenario, options)
+        return _governed(crew, soc, scenario, options)
     return _prediction(crew, scenario, _observe(crew, scenario, options), options)
 
 
@@ -177,15 +177,15 @@ def _crew(plan: Plan, soc: Soc, shapes: Mapping[str, EngineShape], clocks: Clock
     return Crew(plan, model, shapes, Machine(model, options.processes, service_noise(options, parameters)))
 
 
-def _governed(crew: Crew, soc: Soc, scenario: str, options: Options) -> Crew:
-    """Return the crew at the lowest GPU clock that leaves it no busier than `dvfs`; at its cap where none does."""
+def _governed(crew: Crew, soc: Soc, scenario: str, options: Options) -> Prediction:
+    """Predict at the lowest GPU clock that leaves it no busier than `dvfs`; at its cap where none does."""
     caps = crew.model.clocks
     for mhz in soc.gpu_steps_mhz(caps.gpu_mhz):
-        clocks = replace(caps, gpu_mhz=mhz)
-        observed = _observe(_crew(crew.plan, soc, crew.shapes, clocks, options), scenario, options)
+        slower = _crew(crew.plan, soc, crew.shapes, replace(caps, gpu_mhz=mhz), options)
+        observed = _observe(slower, scenario, options)
         if observed.totals.busy_ns[GPU] <= (options.dvfs or 1.0) * observed.duration_ns:
             break
-    return _crew(crew.plan, soc, crew.shapes, clocks, options)
+    return _prediction(slower, scenario, observed, options)
 
 
 def service_ms(plan: Plan, soc: Soc, workloads: Workloads, options: Options, batch: int | None = None) -> float:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,19 +17,16 @@ from engines.engine import Binding, Engine, Manifest, Workload
 from engines.spec import INT8_MAX, EngineSpec
 from engines.volumes.plan import Triple, WindowPlan
 from engines.volumes.split import Split
-from orin.bench import AFTER_S, environment
+from orin.bench import AFTER_S, environment, finished, note_clocks, power_of
 from orin.board import Board
 from orin.errors import OrinError
-from orin.loadgen import LoadgenResult, run_loadgen
+from orin.loadgen import run_loadgen
 from orin.plan import DEFAULT_STACK, Plan
 from orin.record import Recorder, RunRecord, load_record
 from orin.scenario import ScenarioSettings
 from orin.soc import GPU, Clocks
 from orin.volumes.cost import VolumeCost, volume_cost
 from orin.volumes.pipeline import VolumeLibrary, VolumePipeline
-
-if TYPE_CHECKING:
-    from power.meter import Meter
 
 SCENARIOS = ("offline", "singlestream")  # those of MLPerf's 3D-UNet
 ROOM = 1.5  # LoadGen issues 2 x seconds over the latency it is told, every one: the run lasts a third longer than asked
@@ -81,28 +78,25 @@ def run_volumes(run: VolumeRun, board: Board) -> RunRecord:
         (recorder.folder / "plan.yaml").write_text(run.plan.dumps(), encoding="utf-8")
         pipeline = VolumePipeline(run.plan, board, engine, list(run.cases.values()), run.window_weights)
         with pipeline:
-            _note_board(recorder, run, pipeline)
+            note_clocks(recorder, pipeline)
+            _note_expected(recorder, run, pipeline)
             with board.meter(recorder.power_line) as meter:
                 library: Any = _library(run, pipeline)
                 settings = _settings(run, pipeline)
                 recorder.values["settings"] = asdict(settings)
                 result = run_loadgen(pipeline, library, settings, recorder.folder / "loadgen", recorder.note)
                 time.sleep(AFTER_S)
-                values = _after(result, meter)
-            sizes = {"sample_bytes": pipeline.samples.sample_bytes, "copied_bytes": pipeline.copied_bytes}
-        recorder.finish({**values, **sizes, "pace": board.keeps_pace()})
+                values = finished(pipeline, result) | power_of(meter, result)
+            copied = pipeline.copied_bytes
+        recorder.finish({**values, "copied_bytes": copied, "pace": board.keeps_pace()})
     return load_record(recorder.folder)
 
 
-def _note_board(recorder: Recorder, run: VolumeRun, pipeline: VolumePipeline) -> None:
-    """Note the clocks and the mode in force, and what they let expect of each case."""
-    recorder.values["clocks"] = asdict(pipeline.clocks)
+def _note_expected(recorder: Recorder, run: VolumeRun, pipeline: VolumePipeline) -> None:
+    """Note what the clocks in force let expect of each case."""
     costs = expected_costs(run, pipeline.board, pipeline.clocks)
     for case in recorder.values["cases"]:
         case["expected"] = costs[case["name"]].as_json()
-    in_force = getattr(pipeline.board, "in_force", None)
-    if in_force is not None:
-        recorder.values["power_mode"] = in_force.as_json()
 
 
 def _library(run: VolumeRun, pipeline: VolumePipeline) -> VolumeLibrary:
@@ -160,18 +154,3 @@ def _before(run: VolumeRun, board: Board, engine: Engine) -> dict[str, Any]:
         "outputs": "computed" if board.computes_outputs else "none",
         "environment": environment(),
     }
-
-
-def _after(result: LoadgenResult, meter: Meter) -> dict[str, Any]:
-    from power.errors import PowerError
-
-    values: dict[str, Any] = {
-        "loadgen": {key: value for key, value in result.values.items() if key.startswith(("result", "early_stop"))},
-        "valid": result.valid,
-        "invalid_reasons": list(result.reasons),
-        "window_ns": [result.begin_ns, result.end_ns],
-    }
-    try:
-        return {**values, "power": meter.energy(result.begin_ns, result.end_ns).as_json()}
-    except PowerError as error:  # a short run has no power figure; it still has its speed
-        return {**values, "power": None, "power_missing": str(error)}
