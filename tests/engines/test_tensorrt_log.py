@@ -61,7 +61,7 @@ def test_an_adapter_is_of_the_base_and_answers_with_ours():
             self.made = True
 
         def step(self, number):
-            raise NotImplementedError
+            raise NotImplementedError  # the base's own, which ours must stand in front of
 
     class Ours:
         def step(self, number):
